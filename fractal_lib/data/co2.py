@@ -1,0 +1,96 @@
+"""The weekly carbon dioxide record of Mauna Loa, and how the book holds parts of a series out."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Series(NamedTuple):
+    """A series on an even grid of times, with gaps.
+
+    Attributes:
+        values: (n,) float64, NaN where nothing was observed.
+        observed: (n,) bool.
+        dates: (n,) datetime64[D].
+        t: (n,) float64, the same times scaled to [0, 1]: row j at j / (n - 1).
+        unit: what ``values`` counts.
+    """
+
+    values: np.ndarray
+    observed: np.ndarray
+    dates: np.ndarray
+    t: np.ndarray
+    unit: str
+
+
+def co2() -> Series:
+    """Carbon dioxide in the air at Mauna Loa, Hawaii, every week from 29 March 1958 to 29 December 2001.
+
+    Returns:
+        `Series` of 2284 weeks in ppmv, parts per million by volume; 59 of them are missing.
+
+    Raises:
+        ImportError: if statsmodels, which carries the data, is not installed.
+
+    Source: C. D. Keeling and T. P. Whorf (2004), Atmospheric CO2 concentrations derived from flask air samples at
+    sites in the SIO network, in Trends: A Compendium of Data on Global Change, Carbon Dioxide Information Analysis
+    Center, Oak Ridge National Laboratory. Public domain, as kept by ``statsmodels.datasets.co2``.
+    Complexity: O(n).
+
+    >>> series = co2()
+    >>> series.values.shape, int((~series.observed).sum())
+    ((2284,), 59)
+    >>> print(series.dates[0], series.values[0], series.unit)
+    1958-03-29 316.1 ppmv
+    """
+    try:
+        from statsmodels.datasets import co2 as source
+    except ImportError as error:
+        raise ImportError("co2() reads a series that ships with statsmodels: pip install statsmodels") from error
+    frame = source.load_pandas().data
+    values = frame["co2"].to_numpy(dtype=np.float64)
+    dates = frame.index.to_numpy().astype("datetime64[D]")
+    return Series(values, ~np.isnan(values), dates, np.linspace(0.0, 1.0, len(values)), "ppmv")
+
+
+def holdout(
+    observed: np.ndarray, share: float, seed: int, gap: slice | np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out scattered rows and, if asked, one whole stretch: two tests of different difficulty.
+
+    Args:
+        observed: (n,) bool, the rows that have a value.
+        share: part of the observed rows outside the gap to scatter, in [0, 1); rounded to whole rows.
+        seed: of numpy's generator.
+        gap: a slice, or (n,) bool: the stretch that is held out as a whole.
+
+    Returns:
+        scattered: (n,) bool.
+        stretch: (n,) bool, all false without a gap. The two never overlap and hold observed rows
+            only; what is left to learn from is ``observed & ~scattered & ~stretch``.
+
+    Raises:
+        ValueError: if ``share`` is outside [0, 1) or ``observed`` is not a vector of bool.
+
+    Complexity: O(n).
+
+    >>> series = co2()
+    >>> year = series.dates.astype("datetime64[Y]") == np.datetime64("1985")
+    >>> scattered, stretch = holdout(series.observed, share=0.1, seed=0, gap=year)
+    >>> int(scattered.sum()), int(stretch.sum())
+    (217, 51)
+    """
+    observed = np.asarray(observed)
+    if observed.dtype != bool or observed.ndim != 1:
+        raise ValueError(f"expected observed as (n,) bool, got {observed.dtype} of shape {observed.shape}")
+    if not 0 <= share < 1:
+        raise ValueError(f"expected share in [0, 1), got {share}")
+    inside = np.zeros_like(observed)
+    if gap is not None:
+        inside[gap] = True
+    stretch = observed & inside
+    candidates = np.flatnonzero(observed & ~inside)
+    scattered = np.zeros_like(observed)
+    chosen = np.random.default_rng(seed).choice(candidates, round(share * len(candidates)), replace=False)
+    scattered[chosen] = True
+    return scattered, stretch

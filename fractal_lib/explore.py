@@ -1,0 +1,274 @@
+"""One call, one figure with a slider: live in Jupyter and Colab, and still moving in a page without a kernel.
+
+`explore` draws every frame once, when it is called. What it returns shows itself in two forms at once: an ipywidgets
+slider where a kernel is running, and a piece of HTML that needs nothing but itself: no kernel, no second file, no
+network. The rendered book takes the HTML.
+
+    explore(draw, level=range(7), alt=lambda level: f"The Cantor set after {level} cuts.")
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+__all__ = ["Explorer", "explore"]
+
+MOST_FRAMES = 60  # 1 to 2 MB of line drawings in one page
+COLOURS = 64  # enough for lines and for a heat map; a fifth of the bytes of full colour
+
+STYLE = """
+.fractal-explore { margin: 0 auto; max-width: 45rem; }
+.fractal-explore img { display: block; width: 100%; height: auto; }
+.fractal-explore img[hidden], .fractal-explore [hidden] { display: none !important; }
+.fractal-explore .control { display: flex; align-items: center; gap: .75em; margin: .25em 0; }
+.fractal-explore label { flex: 1; display: flex; align-items: center; gap: .75em; min-width: 0; }
+.fractal-explore input { flex: 1; min-width: 0; height: 2.25em; margin: 0; cursor: pointer; accent-color: #0868b0; }
+.fractal-explore input:focus-visible { outline: 2px solid #c8500a; outline-offset: 1px; border-radius: 4px; }
+.fractal-explore output { min-width: 2.5em; font-variant-numeric: tabular-nums; font-weight: 600; }
+"""
+
+# It looks for figures not yet set going, so it needs no id and may stand in a page any number of times.
+SCRIPT = """
+document.querySelectorAll("figure.fractal-explore:not([data-ready])").forEach((figure) => {
+  figure.dataset.ready = "";
+  const inputs = figure.querySelectorAll("input"), frames = figure.querySelectorAll("img");
+  const show = () => {
+    let k = 0;
+    inputs.forEach((input) => {
+      const values = JSON.parse(input.dataset.values), text = values[Number(input.value)];
+      k = k * values.length + Number(input.value);
+      input.setAttribute("aria-valuetext", text);
+      input.closest(".control").querySelector("output").value = text;
+    });
+    frames.forEach((frame, i) => { frame.hidden = i !== k; });
+  };
+  inputs.forEach((input) => input.addEventListener("input", show));
+  figure.querySelectorAll(".control").forEach((control) => { control.hidden = false; });
+  show();
+});
+"""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One drawn picture: PNG bytes, its alt text, and its size in CSS pixels."""
+
+    png: bytes
+    alt: str
+    width: int
+    height: int
+
+    def img(self, hidden: bool = False) -> str:
+        """The picture as one `<img>` element that carries its own data."""
+        data = base64.b64encode(self.png).decode("ascii")
+        return (
+            f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}" decoding="sync" '
+            f'width="{self.width}" height="{self.height}" style="max-width: 100%; height: auto"'
+            f"{' hidden' if hidden else ''}>"
+        )
+
+
+class Explorer:
+    """What `explore` returns: the frames, and the two ways to show them.
+
+    Attributes:
+        parameters: name of each parameter -> the texts of its values, in the slider's order.
+        frames: the drawn `Frame`s, the last parameter running fastest.
+    """
+
+    def __init__(self, parameters: dict[str, list[str]], frames: list[Frame], caption: str | None):
+        self.parameters = parameters
+        self.frames = frames
+        self.caption = caption
+        self._widget = None
+
+    def __repr__(self) -> str:
+        spans = ", ".join(f"{name}={texts[0]}..{texts[-1]}" for name, texts in self.parameters.items())
+        return f"explore({spans}): {len(self.frames)} frames"
+
+    def _figcaption(self) -> str:
+        return f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
+
+    def _repr_html_(self) -> str:
+        """The static form. Without JavaScript it is the first frame with its alt text and caption."""
+        controls = "\n".join(
+            f'<div class="control" hidden><label><span>{html.escape(name)}</span>'
+            f'<input type="range" min="0" max="{len(texts) - 1}" step="1" value="0" autocomplete="off" '
+            f'aria-label="{html.escape(name)}" aria-valuetext="{html.escape(texts[0])}" '
+            f'data-values="{html.escape(json.dumps(texts))}"></label>'
+            f"<output>{html.escape(texts[0])}</output></div>"
+            for name, texts in self.parameters.items()
+        )
+        images = "\n".join(frame.img(hidden=k > 0) for k, frame in enumerate(self.frames))
+        return (
+            f'<figure class="fractal-explore">\n<style>{STYLE}</style>\n{images}\n{controls}\n'
+            f"{self._figcaption()}\n<script>{SCRIPT}</script>\n</figure>"
+        )
+
+    def widget(self):
+        """The live form, an `ipywidgets.VBox`; made once, so that two views of it move together.
+
+        Raises:
+            ImportError: ipywidgets is not installed.
+        """
+        if self._widget is None:
+            import ipywidgets as widgets
+
+            # widgets.Image knows no alt text, so the picture is an <img> inside widgets.HTML.
+            picture = widgets.HTML()
+            sliders = [
+                widgets.SelectionSlider(
+                    options=[(text, k) for k, text in enumerate(texts)],
+                    value=0,
+                    description=name,
+                    layout=widgets.Layout(width="auto", max_width="45rem"),
+                    style={"description_width": "initial"},
+                )
+                for name, texts in self.parameters.items()
+            ]
+
+            def show(change=None):
+                k = 0
+                for slider, texts in zip(sliders, self.parameters.values(), strict=True):
+                    k = k * len(texts) + slider.value
+                picture.value = self.frames[k].img()
+
+            for slider in sliders:
+                slider.observe(show, names="value")
+            show()
+            caption = [widgets.HTML(self._figcaption())] if self.caption else []
+            self._widget = widgets.VBox([picture, *sliders, *caption])
+        return self._widget
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        """Both forms in one output; each front end takes the first that it can show.
+
+        The widget's entry is written here, since ipywidgets 8 would give it through `_repr_mimebundle_` and 7 only
+        through `_ipython_display_`; what it says is the same in both.
+        """
+        bundle: dict = {"text/plain": repr(self), "text/html": self._repr_html_()}
+        try:
+            model = self.widget().model_id
+        except ImportError:
+            return bundle
+        bundle["application/vnd.jupyter.widget-view+json"] = {
+            "version_major": 2,
+            "version_minor": 0,
+            "model_id": model,
+        }
+        return bundle
+
+
+def explore(
+    draw: Callable,
+    *,
+    alt: str | Callable | None = None,
+    caption: str | None = None,
+    dpi: float = 144,
+    **parameters: Iterable,
+) -> Explorer:
+    """Draw a figure for every value of one or two parameters and put a slider under it.
+
+    Args:
+        draw: called as `draw(level=3)`. It makes one figure, through pyplot or returned as a matplotlib `Figure`, and
+            must not call `plt.show()`. All its figures should have one size, or the page jumps.
+        alt: what the picture shows, in words: a string, or a function called like `draw` that returns one. A string
+            gets the value added. Without it the caption serves, and without that the first line of draw's docstring.
+        caption: a sentence below the figure, plain text.
+        dpi: pixels per inch; 144 is crisp at the width of a page.
+        **parameters: one or two names, each with its values (`level=range(7)`, which is also the default).
+
+    Returns:
+        An `Explorer`; as the last line of a cell it shows itself.
+
+    Raises:
+        ValueError: no values, more than two parameters, more than 60 frames, no words for the alt text, or a `draw`
+            that left no figure.
+
+    Cost: one call of `draw` per value, and 10 to 40 kB per frame of lines at 7 x 3 inches, all kept in the page.
+
+    Example:
+        >>> import matplotlib
+        >>> matplotlib.use("agg")
+        >>> import matplotlib.pyplot as plt
+        >>> def draw(level):
+        ...     plt.plot([0, 2**level])
+        >>> slider = explore(draw, alt="A line from 0 to 2^level.", level=range(4))
+        >>> slider
+        explore(level=0..3): 4 frames
+        >>> slider.frames[2].alt
+        'A line from 0 to 2^level. (level 2)'
+        >>> plt.get_fignums()                       # nothing is left to be shown twice
+        []
+    """
+    values = {name: list(span) for name, span in (parameters or {"level": range(7)}).items()}
+    if len(values) > 2:
+        raise ValueError(f"explore takes one or two parameters, got {len(values)}: {', '.join(values)}")
+    total = 1
+    for name, span in values.items():
+        total *= len(span)
+        if not span:
+            raise ValueError(f"explore needs at least one value of {name}, got none")
+    if total > MOST_FRAMES:
+        raise ValueError(f"explore draws at most {MOST_FRAMES} frames, got {total}: give fewer values")
+    words = alt or caption or (draw.__doc__ or "").strip().split("\n")[0]
+    if not words:
+        raise ValueError("explore needs alt text: pass alt=, a caption, or give draw a docstring")
+
+    frames = []
+    for point in itertools.product(*values.values()):
+        setting = dict(zip(values, point, strict=True))
+        text = words(**setting) if callable(words) else f"{words} ({_phrase(setting)})"
+        frames.append(_render(draw, setting, text, dpi))
+    texts = {_name(name): [_text(v) for v in span] for name, span in values.items()}
+    return Explorer(texts, frames, caption)
+
+
+def _name(parameter: str) -> str:
+    return parameter.replace("_", " ")
+
+
+def _text(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _phrase(setting: dict) -> str:
+    return ", ".join(f"{_name(name)} {_text(value)}" for name, value in setting.items())
+
+
+def _render(draw: Callable, setting: dict, alt: str, dpi: float) -> Frame:
+    """Call `draw` once on a fresh figure, keep its picture, and close every figure it opened."""
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    before = set(plt.get_fignums())
+    try:
+        with plt.ioff():
+            plt.figure()  # so that a draw of plt.plot alone never lands on someone else's figure
+            figure = draw(**setting)
+            if not isinstance(figure, Figure):
+                figure = plt.gcf()  # the last one made
+            if not figure.get_children()[1:] or getattr(figure, "number", None) in before:
+                raise ValueError(
+                    f"draw({_phrase(setting)}) left no figure: let it draw with pyplot or return a matplotlib "
+                    "Figure, and not call plt.show()"
+                )
+            raw = io.BytesIO()
+            figure.savefig(raw, format="png", dpi=dpi)
+    finally:
+        for number in set(plt.get_fignums()) - before:
+            plt.close(number)
+    raw.seek(0)
+    with Image.open(raw) as image:
+        small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    png = io.BytesIO()
+    small.save(png, "PNG", optimize=True)
+    width, height = figure.get_size_inches()
+    return Frame(png.getvalue(), alt, round(100 * width), round(100 * height))

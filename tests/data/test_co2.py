@@ -1,0 +1,64 @@
+"""The carbon dioxide series is the one the book describes, and what is held out is held out."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from fractal_lib.data import co2, holdout
+
+
+@pytest.fixture(scope="module")
+def series():
+    return co2()
+
+
+def test_it_is_weekly_with_59_gaps(series):
+    assert series.values.shape == series.observed.shape == series.dates.shape == series.t.shape == (2284,)
+    assert (series.values.dtype, series.observed.dtype, series.t.dtype) == (float, bool, float)
+    assert series.dates.dtype == "datetime64[D]"
+    assert (np.diff(series.dates) == np.timedelta64(7, "D")).all()
+    assert (~series.observed).sum() == 59
+    assert (np.isfinite(series.values) == series.observed).all()
+    assert 310 < np.nanmin(series.values) < np.nanmax(series.values) < 380
+
+
+def test_t_is_where_the_rows_of_an_attention_sit(series):
+    assert series.t == pytest.approx(np.arange(2284) / 2283, abs=1e-15)
+    days = (series.dates - series.dates[0]).astype(float)
+    assert series.t == pytest.approx(days / days[-1])
+
+
+def test_without_statsmodels_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "statsmodels.datasets", None)
+    with pytest.raises(ImportError, match="pip install statsmodels"):
+        co2()
+
+
+def test_held_out_rows_are_observed_apart_and_as_many_as_asked(series):
+    year = series.dates.astype("datetime64[Y]") == np.datetime64("1985")
+    scattered, stretch = holdout(series.observed, 0.1, seed=3, gap=year)
+    assert not (scattered & stretch).any()
+    assert not ((scattered | stretch) & ~series.observed).any()
+    assert (stretch == (series.observed & year)).all()
+    assert scattered.sum() == round(0.1 * (series.observed & ~year).sum())
+
+
+def test_holdout_depends_on_its_seed_alone(series):
+    first, none = holdout(series.observed, 0.1, seed=0)
+    assert not none.any()
+    assert (first == holdout(series.observed, 0.1, seed=0)[0]).all()
+    assert (first != holdout(series.observed, 0.1, seed=1)[0]).any()
+
+
+def test_a_slice_is_a_gap_too():
+    scattered, stretch = holdout(np.ones(10, dtype=bool), 0.5, seed=0, gap=slice(2, 5))
+    assert np.flatnonzero(stretch).tolist() == [2, 3, 4]
+    assert scattered.sum() == round(0.5 * 7)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match=r"share in \[0, 1\), got 1"):
+        holdout(np.ones(3, dtype=bool), 1, seed=0)
+    with pytest.raises(ValueError, match="bool"):
+        holdout(np.ones(3), 0.1, seed=0)
