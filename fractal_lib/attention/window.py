@@ -32,10 +32,10 @@ class WindowAttention(ContextAttention):
         self._radii: dict[int, int] = {}
 
     def radius(self, n: int) -> int:
-        """Smallest r for n rows: twice the kernel beyond r over the kernel at the nearest row, at most tail.
+        """An r beyond which twice the kernel, over the kernel at the nearest row, is at most tail.
 
         The nearest row is at most 1/2 away and the rows left out at least r + 1/2, 1 apart, on two
-        sides. O(r) once for each n.
+        sides. The smallest such r, but for a remainder of 1 % of the tail. O(r) once for each n.
         """
         if n not in self._radii:
             self._radii[n] = self._find_radius(n)
