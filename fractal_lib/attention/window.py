@@ -1,9 +1,11 @@
 """The rows around t and no others: exact, to a stated tail, when the kernel is narrow."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from fractal_lib.attention.cells import Cells
+from fractal_lib.attention.cells import Cells, all_levels
 from fractal_lib.attention.kernels import Kernel, OriginalKernel
 from fractal_lib.attention.reads import ContextAttention, Reads, normalise, position
 
@@ -29,29 +31,16 @@ class WindowAttention(ContextAttention):
             raise ValueError(f"tail must lie in (0, 1), got {tail}")
         self.kernel = OriginalKernel() if kernel is None else kernel
         self.tail = tail
-        self._radii: dict[int, int] = {}
 
     def radius(self, n: int) -> int:
         """An r beyond which twice the kernel, over the kernel at the nearest row, is at most tail.
 
         The nearest row is at most 1/2 away and the rows left out at least r + 1/2, 1 apart, on two
-        sides. The smallest such r, but for a remainder of 1 % of the tail. O(r) once for each n.
+        sides. Hardly more than the smallest such r, for n rounded up to a power of two. O(r), once.
         """
-        if n not in self._radii:
-            self._radii[n] = self._find_radius(n)
-        return self._radii[n]
-
-    def _find_radius(self, n: int) -> int:
-        known = 64
-        while True:
-            known = min(known, n)
-            value = self.kernel(torch.arange(known + 1, dtype=torch.float64) + 0.5, n)
-            rest = (n - known) * value[-1]  # k falls, so what lies beyond weighs no more than this
-            if known == n or rest < 0.01 * self.tail * value[0]:
-                break
-            known *= 2
-        beyond = 2 * (value[:-1].flip(0).cumsum(0).flip(0) + rest)  # [r]: twice the sum of k(r + 1/2), ...
-        return min(int((beyond > self.tail * value[0]).sum()), n - 1)
+        # n rounded up to a power of two: the radius grows with n, and a graph is compiled anew only for
+        # another power
+        return min(_radius(self.kernel, self.tail, 2 ** (all_levels(n) - 1)), n - 1)
 
     def reads(self, t: Tensor, n: int | Cells) -> Reads:
         """The window's rows for t (B, Q): index and weight (B, Q, 2 r + 1); rows off the end weigh 0."""
@@ -62,3 +51,22 @@ class WindowAttention(ContextAttention):
         row = x.detach().round().long() + offset  # (B, Q, 2 r + 1)
         index, count = cells.look(0, row)
         return Reads(index, normalise(self.kernel.log(x - cells.centre(0, row), cells.n), count))
+
+
+@torch.compiler.assume_constant_result  # a number that follows from numbers: no part of a graph
+def _radius(kernel: Kernel, tail: float, n: int) -> int:
+    return _find_radius(kernel, tail, n)
+
+
+@lru_cache(maxsize=1024)
+def _find_radius(kernel: Kernel, tail: float, n: int) -> int:
+    known = 64
+    while True:
+        known = min(known, n)
+        value = kernel(torch.arange(known + 1, dtype=torch.float64) + 0.5, n)
+        rest = (n - known) * value[-1]  # k falls, so what lies beyond weighs no more than this
+        if known == n or rest < 0.01 * tail * value[0]:
+            break
+        known *= 2
+    beyond = 2 * (value[:-1].flip(0).cumsum(0).flip(0) + rest)  # [r]: twice the sum of k(r + 1/2), ...
+    return int((beyond > tail * value[0]).sum())

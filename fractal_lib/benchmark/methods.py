@@ -1,0 +1,136 @@
+"""What is timed: each way to read a context of n rows at one t per sample."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fractal_lib import DenseAttention, FractalAttention, OriginalKernel, WindowAttention
+
+
+class Method(NamedTuple):
+    """One rival.
+
+    Attributes:
+        name: what the table calls it.
+        reads: rows, or cells of pooled rows, that one query touches.
+        keeps: bytes that ``build`` makes and that stay as long as the method.
+        extra: bytes that a call needs while it runs.
+        build: makes what ``call`` reads from the rows, once and outside the clock.
+        call: ``call(build(rows), query)``, the thing that is timed.
+        queries: one argument per call, used in turn.
+        bound: a proven limit of the error for these rows, rounding included, or None.
+    """
+
+    name: str
+    reads: int
+    keeps: int
+    extra: int
+    build: Callable[[Tensor], Any]
+    call: Callable[[Any, Tensor], Tensor]
+    queries: list[Tensor]
+    bound: float | None = None
+
+
+def sketch(rows: Tensor, t: Tensor) -> Tensor:
+    """The original as the sketch's benchmark wrote it: rows (B, n, H), t (B, 1) to (B, n, H).
+
+    Word for word. ``t.unsqueeze(-1)`` makes its weights (B, 1, n), so the product has B B n H numbers
+    and the sum runs over the batch: B times the work, and the shape tells that it is not the result.
+
+    >>> sketch(torch.randn(4, 10, 2), torch.rand(4, 1)).shape
+    torch.Size([4, 10, 2])
+    """
+    seq_len = rows.shape[1]
+    ts = torch.linspace(0, 1, seq_len, device=rows.device)
+    distances = (ts.unsqueeze(0) - t.unsqueeze(-1)) ** 2
+    attention = torch.softmax(-distances * seq_len, dim=-1)
+    return (rows * attention.unsqueeze(-1)).sum(dim=1)
+
+
+def sketch_mended(rows: Tensor, t: Tensor) -> Tensor:
+    """What the sketch meant, its shapes mended: rows (B, n, H), t (B, 1) to (B, H).
+
+    Its kernel is still not the original one (n multiplies the square and not the distance, so it is
+    about sqrt(n) times wider), and multiply-and-sum still writes a second copy of the context.
+
+    >>> sketch_mended(torch.randn(4, 10, 2), torch.rand(4, 1)).shape
+    torch.Size([4, 2])
+    """
+    seq_len = rows.shape[1]
+    ts = torch.linspace(0, 1, seq_len, device=rows.device)
+    distances = (ts.unsqueeze(0) - t) ** 2  # (B, n)
+    attention = torch.softmax(-distances * seq_len, dim=-1)
+    return (rows * attention.unsqueeze(-1)).sum(dim=1)
+
+
+def dense_bmm(rows: Tensor, t: Tensor) -> Tensor:
+    """The original kernel in float32 and one batched matrix product: (B, n, H), (B, 1) to (B, H).
+
+    >>> dense_bmm(torch.eye(3).unsqueeze(0), torch.tensor([[0.5]]))
+    tensor([[0.0870, 0.8259, 0.0870]])
+    """
+    l = rows.shape[1]
+    ts = torch.linspace(0, 1, l, device=rows.device)
+    c = torch.softmax(-((l * (ts - t)) ** 2), dim=1)  # (B, n)
+    return torch.bmm(c.unsqueeze(1), rows).squeeze(1)
+
+
+def reference(rows: Tensor, t: Tensor) -> Tensor:
+    """Float64 `DenseAttention`, a sample at a time, so that it needs no second context: (B, H) float64."""
+    dense = DenseAttention()
+    return torch.cat([dense(row[None].double(), s[None])[:, 0] for row, s in zip(rows, t, strict=True)])
+
+
+def reference_extra(rows: Tensor) -> int:
+    """Bytes that `reference` needs while it runs: two float64 copies of a sample, and its weights."""
+    return 16 * rows[0].numel() + 64 * rows.shape[1]
+
+
+def methods(rows: Tensor, queries: list[Tensor]) -> Iterator[Method]:
+    """Every rival for rows (B, n, H) and queries, each (B, 1)."""
+    batch, n, _ = rows.shape
+    size = rows.numel() * rows.element_size()
+    weights = 4 * batch * n * rows.element_size()
+    peak = max(row.abs().amax().item() for row in rows)
+    kernel = OriginalKernel()
+    window, fitted, given = WindowAttention(kernel), FractalAttention(), FractalAttention(kernel=kernel)
+    fitted.fit(kernel, n)
+    fitted.to(rows.device)
+
+    def as_is(rows):
+        return rows
+
+    def reads(attention):
+        return attention.reads(queries[0], n).index.shape[-1]
+
+    def limit(attention, share):
+        # what the pattern leaves out, and rounding: a dot product of K terms errs by K 2^-24 (Higham 2002,
+        # chapter 3), casting its weights and its result by as much again each
+        return (share + (reads(attention) + 2) * 2.0**-24) * peak
+
+    def one_query(attention):
+        return lambda rows, t: attention(rows, t)[:, 0]  # (B, 1, H) to (B, H)
+
+    yield Method("sketch, as written", n, 0, batch * (size + weights), as_is, sketch, queries)
+    yield Method("sketch, shapes mended", n, 0, size + weights, as_is, sketch_mended, queries)
+    yield Method("dense bmm", n, 0, weights, as_is, dense_bmm, queries)
+    bound = limit(window, 2 * window.tail)
+    yield Method("window", reads(window), 0, 0, as_is, one_query(window), queries, bound)
+    yield Method("ladder, fitted scales", reads(fitted), 0, 0, as_is, one_query(fitted), queries)
+    places = [_places(fitted, t, n) for t in queries]
+    yield Method("bare gather of its rows", reads(fitted), 0, 0, lambda rows: rows.flatten(0, 1), _gather, places)
+    bound = limit(given, given.error_bound(n))
+    yield Method("ladder, given kernel", reads(given), 2 * size, 0, given.prepare, one_query(given), queries, bound)
+
+
+def _places(attention: FractalAttention, t: Tensor, n: int) -> Tensor:
+    """Where in (B n, H) the rows stand that are read for t (B, 1): (B K,) int64."""
+    index = attention.reads(t, n).index  # (B, 1, K)
+    return (index + n * torch.arange(index.shape[0], device=t.device)[:, None, None]).flatten()
+
+
+def _gather(flat: Tensor, places: Tensor) -> Tensor:
+    """The floor under any reader of these rows: they are copied out, and nothing is summed."""
+    return flat.index_select(0, places)
