@@ -1,0 +1,95 @@
+# make book | test | lab | bench | notebooks | clean          (`make` alone explains them)
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+BIN := .venv/bin
+READY := .venv/.ready
+INDEX := _build/html/index.html
+
+export CHROMIUM
+export OMP_WAIT_POLICY := PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+files = $(shell find $(1) -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
+# what a notebook's result depends on beside its own cells, and what the book is made of
+LIBRARY := $(call files,fractal_lib benchmarks)
+SOURCES := $(call files,book _ext _static) _config.yml _toc.yml
+
+.PHONY: help book test lab bench notebooks clean lint unit pages colab browser fresh chromium
+
+help:           ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+book: _build/.built ## build the book into _build/html
+	@echo "The book is built. Open file://$(CURDIR)/$(INDEX)"
+
+test: chromium lint unit pages fresh ## everything: style, units, doctests, notebooks, a fresh book, browser, Colab
+	$(BIN)/pytest -n 2 --dist loadfile tests/test_book.py tests/test_colab.py
+
+lab: $(READY)   ## open the book's notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=book
+
+bench: $(READY) ## time every attention on this machine
+	$(BIN)/python -m fractal_lib.benchmark $(ARGS)
+
+notebooks: $(READY) ## put the notebooks in their stored form (see CONTRIBUTING.md)
+	$(BIN)/python tools/notebooks.py store
+
+clean:          ## remove everything that make made, .venv included
+	rm -rf .venv _build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- the parts of `make test`, each also a command of its own ------------------------------------
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+unit: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile tests \
+	    --ignore=tests/test_book.py --ignore=tests/test_colab.py
+	$(BIN)/pytest --doctest-modules --doctest-glob=README.md fractal_lib README.md
+
+# loadscope keeps the cells of a notebook in one worker
+pages: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=180 \
+	    --dist loadscope -n 2 book
+
+fresh: $(READY)
+	rm -rf _build
+	$(MAKE) book
+
+chromium:
+	@[ -x "$(CHROMIUM)" ] || { echo "The browser test needs Chromium: apt-get install chromium, or say where it is: make test CHROMIUM=/path/to/chrome"; exit 1; }
+
+browser: chromium book
+	$(BIN)/pytest tests/test_book.py
+
+colab: $(READY)
+	$(BIN)/pytest tests/test_colab.py
+
+# ---- files ---------------------------------------------------------------------------------------
+
+# Pages are always made anew: an incremental second build would not report what failed in the first.
+# Notebooks that did not change are taken from the cache, unless the library did.
+_build/.built: $(READY) _build/.library $(SOURCES)
+	rm -rf _build/html _build/.doctrees
+	$(BIN)/jupyter-book build . -n -W --keep-going
+	@touch $@
+
+_build/.library: $(READY) $(LIBRARY)
+	rm -rf _build/.jupyter_cache
+	@mkdir -p _build && touch $@
+
+$(READY): requirements.txt constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and there is no $(PYTHON); say which one to take: make book PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older; say which one to take: make book PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -r requirements.txt -c constraints.txt
+	$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .
+	@touch $@

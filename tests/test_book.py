@@ -1,0 +1,242 @@
+"""The built book in a real browser: every page, wide and narrow, light and dark, over loopback.
+
+What a page must be is said once, in `faults`; the tests open every page with it, and then spoil a
+page in each way it should notice. `make browser` builds the book if need be and runs this file.
+"""
+
+import contextlib
+import functools
+import http.server
+import os
+import shutil
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import address
+import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+HTML = ROOT / "_build" / "html"
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
+PAGES = [f"{name}.html" for name in ["index", "genindex", "search", TOC["root"], *CHAPTERS]]
+WITH_SLIDER = "book/curves/cantor.html"
+
+# (rule of axe, what its element's HTML starts with): the theme's own, and why we live with each
+THEME = {}
+
+FAULTS = r"""async () => {
+  if (window.MathJax) await MathJax.startup.promise;
+  const found = [], name = (e) => e.outerHTML.slice(0, 120);
+  const text = document.body.cloneNode(true);
+  text.querySelectorAll("pre, code, script, style, mjx-container").forEach((e) => e.remove());
+  const raw = text.textContent.match(/\\\(|\\\[|\$\$|\$[^$\n]+\$|\\(frac|sum|begin)\b/);
+  if (raw) found.push("raw maths: " + raw[0]);
+  document.querySelectorAll(".math").forEach((e) => {
+    if (!e.querySelector("mjx-container")) found.push("maths not typeset: " + name(e));
+  });
+  document.querySelectorAll("mjx-merror, [data-mjx-error]").forEach((e) => found.push("maths in error: " + name(e)));
+  document.querySelectorAll("img").forEach((e) => {
+    if (!(e.getAttribute("alt") || "").trim()) found.push("picture without alt text: " + name(e));
+    if (e.complete && !e.naturalWidth && !e.hidden) found.push("broken picture: " + name(e));
+    if (e.closest(".cell_output") && !e.closest("figure, .widget-html"))
+      found.push("figure without a caption: " + name(e));
+  });
+  const page = document.scrollingElement;
+  if (page.scrollWidth > window.innerWidth) {
+    const scrolls = (e) =>
+      e && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement.closest("article *")));
+    const wide = [...document.querySelectorAll("article *")]
+      .find((e) => e.getBoundingClientRect().right > innerWidth && !scrolls(e));
+    found.push(`${page.scrollWidth} px wide in a window of ${innerWidth}: ` + (wide ? name(wide) : ""));
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The built book's address, on a port that the system picks."""
+    if not (HTML / "index.html").is_file():
+        pytest.fail("The book is not built: run `make book` first.", pytrace=False)
+    handler = functools.partial(Quiet, directory=HTML)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not path or not Path(path).exists():
+        pytest.fail("Chromium is missing: apt-get install chromium, or set CHROMIUM to its path.", pytrace=False)
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    with sync_playwright() as playwright, contextlib.closing(
+        playwright.chromium.launch(executable_path=path, headless=True, args=quiet)
+    ) as chromium:
+        yield chromium
+
+
+@contextlib.contextmanager
+def opened(browser, url, width=1280, scheme="light", javascript=True):
+    """A page, and the list in which everything that goes wrong while it is open is written down."""
+    trouble = []
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=javascript
+    )
+
+    def watch(route):
+        address = urlsplit(route.request.url)
+        if address.scheme in ("data", "blob") or address.hostname == "127.0.0.1":
+            route.continue_()
+        else:
+            trouble.append(f"a request leaves the machine: {route.request.url}")
+            route.abort()
+
+    context.route("**/*", watch)
+    context.on("response", lambda r: trouble.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    context.on("console", lambda m: trouble.append(f"console: {m.text}") if m.type in ("error", "warning") else None)
+    context.on("weberror", lambda e: trouble.append(f"script: {e.error}"))
+    with contextlib.closing(context):
+        page = context.new_page()
+        page.goto(url, wait_until="networkidle")
+        yield page, trouble
+
+
+def faults(page, trouble):
+    """Everything that is wrong with an opened page, one sentence each."""
+    return page.evaluate(FAULTS) + trouble
+
+
+def test_the_pages_are_those_of_the_table_of_contents(site):
+    built = {p.relative_to(HTML).as_posix() for p in HTML.rglob("*.html") if "_static" not in p.parts}
+    assert built == set(PAGES)
+
+
+def test_the_address_of_the_book_leads_to_its_first_page(browser, site):
+    with opened(browser, site) as (page, trouble):
+        page.wait_for_url(f"{site}/{TOC['root']}.html")
+        assert trouble == []
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_opens_in_colab(browser, site, name):
+    place = address.slug(address.current())
+    with opened(browser, f"{site}/{name}.html") as (page, _):
+        links = page.locator("a[href*='colab.research.google.com']").evaluate_all("all => all.map(a => a.href)")
+    assert set(links) == {f"https://colab.research.google.com/github/{place}/blob/main/{name}.ipynb"}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_sound(browser, site, name, width, scheme):
+    with opened(browser, f"{site}/{name}", width, scheme) as (page, trouble):
+        assert faults(page, trouble) == []
+        if name != "index.html":  # a redirection
+            assert page.evaluate("document.documentElement.dataset.theme") == scheme
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize("name", PAGES[3:])
+def test_page_is_accessible(browser, site, name, width, scheme):
+    with opened(browser, f"{site}/{name}", width, scheme) as (page, _):
+        page.evaluate("() => window.MathJax ? MathJax.startup.promise : null")
+        assert barriers(page) == []
+
+
+def barriers(page):
+    """axe's serious and critical findings, without those that are the theme's own."""
+    found = [
+        (violation["id"], node["html"])
+        for violation in Axe().run(page).response["violations"]
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]
+    return [(rule, html) for rule, html in found if not any(rule == r and html.startswith(h) for r, h in THEME)]
+
+
+# ---- the slider ----------------------------------------------------------------------------------
+
+FIGURE = "figure.fractal-explore"
+SHOWN = "figure => [...figure.querySelectorAll('img')].filter(i => i.offsetParent).map(i => [i.src, i.alt])"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_slider_moves(browser, site, width):
+    with opened(browser, f"{site}/{WITH_SLIDER}", width) as (page, trouble):
+        figures = page.locator(FIGURE)
+        assert figures.count() >= 1
+        for figure in figures.all():
+            frames = figure.locator("img").count()
+            for control in figure.locator("input[type=range]").all():
+                steps = int(control.get_attribute("max"))
+                seen = [figure.evaluate(SHOWN)]
+                control.focus()
+                for _ in range(steps):
+                    page.keyboard.press("ArrowRight")
+                    seen.append(figure.evaluate(SHOWN))
+                assert steps >= 1
+                assert steps < frames
+                assert all(len(shown) == 1 and shown[0][1].strip() for shown in seen)
+                assert len({shown[0][0] for shown in seen}) == steps + 1  # a new picture at every step
+                page.keyboard.press("Home")
+                assert figure.evaluate(SHOWN) == seen[0]
+                box = control.bounding_box()  # and with the mouse, to the far end
+                page.mouse.click(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2)
+                assert figure.evaluate(SHOWN) == seen[-1]
+                page.keyboard.press("Home")
+        assert trouble == []
+
+
+def test_without_javascript_the_first_frame_and_its_words_are_there(browser, site):
+    with opened(browser, f"{site}/{WITH_SLIDER}", javascript=False) as (page, _):
+        for figure in page.locator(FIGURE).all():
+            shown = [frame for frame in figure.locator("img").all() if frame.is_visible()]
+            assert len(shown) == 1
+            assert shown[0].get_attribute("alt").strip()
+            assert not any(control.is_visible() for control in figure.locator("input").all())
+
+
+# ---- the checks themselves -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        ("document.body.append('so $x^2$ it is')", "raw maths"),
+        ("document.body.append('so \\\\(x\\\\) it is')", "raw maths"),
+        ("document.querySelector('mjx-container').remove()", "maths not typeset"),
+        ("document.querySelector('mjx-container').append(document.createElement('mjx-merror'))", "maths in error"),
+        ("document.querySelector('img').alt = ' '", "without alt text"),
+        ("document.querySelector('.cell_output img').closest('figure').replaceWith("
+         "document.querySelector('.cell_output img'))", "without a caption"),
+        ("document.querySelector('article p').style.width = '2000px'", "px wide in a window"),
+        ("console.error('no')", "console: no"),
+        ("setTimeout(() => { throw new Error('thrown') })", "script: "),
+        ("fetch('/nowhere.html')", "404"),
+        ("fetch('https://example.org/').catch(() => 0)", "leaves the machine"),
+    ],
+)  # fmt: skip
+def test_each_fault_is_noticed(browser, site, spoil, expected):
+    with opened(browser, f"{site}/{WITH_SLIDER}") as (page, trouble):
+        page.evaluate("() => MathJax.startup.promise")
+        page.evaluate(f"() => {{ {spoil} }}")
+        page.wait_for_timeout(100)
+        assert any(expected in fault for fault in faults(page, trouble))
+
+
+def test_a_barrier_is_noticed(browser, site):
+    with opened(browser, f"{site}/{WITH_SLIDER}") as (page, _):
+        page.evaluate("() => document.querySelector('article').insertAdjacentHTML('beforeend', '<input>')")
+        assert any(rule == "label" for rule, _ in barriers(page))

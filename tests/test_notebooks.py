@@ -1,0 +1,290 @@
+"""Every chapter keeps the frame that CONTRIBUTING.md describes, and is stored without noise.
+
+The checks are functions from a notebook to a list of findings. They run over every chapter, and over
+a sound little chapter that is spoiled in one way after another: each check must notice its own.
+"""
+
+import re
+from pathlib import Path
+
+import address
+import nbformat
+import notebooks
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTERS = sorted(p for p in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+FRAME = ["From scratch", "From the library", "On real data", "What it costs", "Exercises", "What to remember"]
+OPTIONAL = {"On real data"}
+SETUP = address.setup_cell(address.current())
+
+
+def headings(nb, level):
+    """(cell number, text) of every heading of that level, fenced code left out."""
+    found = []
+    for k, cell in enumerate(nb.cells):
+        if cell.cell_type == "markdown":
+            text = re.sub(r"^(```|~~~).*?^\1", "", cell.source, flags=re.M | re.S)
+            found += [(k, m[1].strip()) for m in re.finditer(rf"^#{{{level}}} (.+)$", text, re.M)]
+    return found
+
+
+def code_cells(nb):
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def title(nb):
+    """One title, in the first cell, before anything else."""
+    at = [k for k, _ in headings(nb, 1)]
+    return [] if at == [0] and nb.cells[0].source.startswith("# ") else [f"titles in cells {at}, expected [0]"]
+
+
+def sections(nb):
+    """The sections of the frame, in its order; others may stand between them."""
+    found = [text for _, text in headings(nb, 2) if text in FRAME]
+    wanted = [text for text in FRAME if text in found or text not in OPTIONAL]
+    return [] if found == wanted else [f"sections {found}, expected {wanted}"]
+
+
+def introduction(nb):
+    """The four lines and the picture that stand before the first section."""
+    end = next((k for k, _ in headings(nb, 2)), len(nb.cells))
+    text = "\n".join(cell.source for cell in nb.cells[:end] if cell.cell_type == "markdown")
+    lines = ["You will do", "You will learn", "You need", "Time"]
+    missing = [line for line in lines if not re.search(rf"\*\*{line}[.:]?\*\*", text)]
+    found = [f"no line **{line}** before the first section" for line in missing]
+    if not re.search(r"!\[[^\]]+\]\([^)]+\)", text) and not any(map(plots, nb.cells[:end])):
+        found.append("no picture before the first section")
+    return found
+
+
+def setup(nb):
+    """The first code cell installs in Colab, from the address of _config.yml; then the imports."""
+    cells = code_cells(nb)
+    found = []
+    if not cells or cells[0].source != SETUP:
+        found.append("the first code cell is not the setup cell of tools/address.py")
+    elif "hide-input" not in tags(cells[0]):
+        found.append("the setup cell is not tagged hide-input")
+    if len(cells) < 2 or not re.search(r"^(import|from) ", cells[1].source, re.M):
+        found.append("the second code cell imports nothing")
+    return found
+
+
+def exercises(nb):
+    """Three or more, each with a hidden solution that asserts."""
+    start = next((k for k, text in headings(nb, 2) if text == "Exercises"), len(nb.cells))
+    end = next((k for k, _ in headings(nb, 2) if k > start), len(nb.cells))
+    asked = [(k, text) for k, text in headings(nb, 3) if start <= k < end and text.startswith("Exercise ")]
+    found = [] if len(asked) >= 3 else [f"{len(asked)} exercises, expected at least 3"]
+    for (k, text), (stop, _) in zip(asked, [*asked[1:], (end, "")], strict=True):
+        solutions = [c for c in nb.cells[k:stop] if c.cell_type == "code" and "hide-cell" in tags(c)]
+        if not any(re.search(r"^\s*(assert\b|[\w.]+\.assert_\w+\()", c.source, re.M) for c in solutions):
+            found.append(f"{text}: no hidden solution with an assert")
+    return found
+
+
+def plots(cell):
+    return cell.cell_type == "code" and "plt.show()" in cell.source
+
+
+def figures(nb):
+    """Every figure that a cell shows has a caption, a name and alt text; a slider brings its own."""
+    found = []
+    for cell in filter(plots, code_cells(nb)):
+        meta = cell.metadata.get("mystnb", {})
+        words = {**meta.get("figure", {}), **meta.get("image", {})}
+        lacking = [key for key in ("caption", "name", "alt") if not str(words.get(key, "")).strip()]
+        if lacking:
+            found.append(f"cell {cell.id}: a figure without {', '.join(lacking)}")
+    return found
+
+
+def runs_whole(nb):
+    """No cell is left out of the book's run or of the tests', and none may fail unseen."""
+    left_out = {"skip-execution", "nbval-skip", "raises-exception", "nbval-raises-exception"}
+    return [f"cell {cell.id}: tagged {t}" for cell in code_cells(nb) for t in tags(cell) if t in left_out]
+
+
+def width(nb):
+    """Code lines fit the page: 76 characters (the setup cell's address may be longer)."""
+    cells = [cell for cell in code_cells(nb) if cell.source != SETUP]
+    long = [(cell.id, n) for cell in cells for n in map(len, cell.source.split("\n")) if n > 76]
+    return [f"cell {name}: a line of {n} characters, at most 76 fit" for name, n in long]
+
+
+CHECKS = [title, sections, introduction, setup, exercises, figures, runs_whole, width]
+
+
+def test_the_table_of_contents_lists_every_chapter():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    listed = {toc["root"]} | {c["file"] for part in toc["parts"] for c in part["chapters"]}
+    files = {p.relative_to(ROOT).with_suffix("").as_posix() for p in [*CHAPTERS, *(ROOT / "book").rglob("*.md")]}
+    assert CHAPTERS
+    assert listed == files
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_chapter_keeps_the_frame(path, check):
+    assert check(nbformat.read(path, as_version=4)) == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_chapter_is_stored_without_noise(path):
+    assert notebooks.noise(path) == []
+
+
+# ---- the checks themselves -----------------------------------------------------------------------
+
+
+def sound():
+    """The smallest chapter that every check accepts."""
+    md, code = new_markdown_cell, new_code_cell
+    intro = "# Draw a line\n\n**You will do** a\n**You will learn** b\n**You need** c\n**Time** d\n\n![a line](a.svg)"
+    figure = {"mystnb": {"figure": {"caption": "A line.", "name": "fig-line"}, "image": {"alt": "A line."}}}
+    cells = [
+        md(intro, id="intro"),
+        code(SETUP, id="setup", metadata={"tags": ["hide-input"]}),
+        code("import math", id="imports"),
+        md("## From scratch", id="scratch"),
+        code("plt.plot([0, 1])\nplt.show()", id="figure", metadata=figure),
+        md("## From the library\n\n## What it costs", id="rest"),
+        code("2 + 2", id="sum", metadata={"tags": ["nbval-check-output"]}),
+        md("## Exercises", id="exercises"),
+    ]
+    cells[-2].execution_count = 4
+    cells[-2].outputs = [new_output("execute_result", {"text/plain": "4"}, execution_count=4)]
+    for n in (1, 2, 3):
+        cells += [
+            md(f"### Exercise {n}", id=f"exercise-{n}"),
+            code("assert math.pi > 3", id=f"solution-{n}", metadata={"tags": ["hide-cell"]}),
+        ]
+    cells.append(md("## What to remember", id="remember"))
+    return new_notebook(cells=cells)
+
+
+def edit(name, old, new):
+    """Replace text in one cell, named by its id; its tags count as text."""
+
+    def spoil(nb):
+        cell = next(cell for cell in nb.cells if cell.id == name)
+        assert old in cell.source or old in tags(cell) or old in str(cell.metadata)
+        cell.source = cell.source.replace(old, new)
+        cell.metadata = yaml.safe_load(yaml.safe_dump(_plain(cell.metadata)).replace(old, new))
+
+    return spoil
+
+
+def _plain(node):
+    return {k: _plain(v) if isinstance(v, dict) else v for k, v in node.items()}
+
+
+def test_a_sound_chapter_passes(tmp_path):
+    (path := tmp_path / "sound.ipynb").write_text(notebooks.stored(sound()))
+    assert {check.__name__: check(sound()) for check in CHECKS} == {check.__name__: [] for check in CHECKS}
+    assert notebooks.noise(path) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "spoil"),
+    [
+        (title, edit("intro", "# Draw", "Draw")),
+        (title, edit("rest", "## From the library", "# From the library")),
+        (sections, edit("remember", "remember", "forget")),
+        (sections, edit("rest", "From the library", "On real data")),
+        (introduction, edit("intro", "**Time**", "Time")),
+        (introduction, edit("intro", "a line", "")),
+        (setup, edit("setup", "fractal", "fractured")),
+        (setup, edit("setup", "hide-input", "show")),
+        (setup, edit("imports", "import math", "math = 3")),
+        (exercises, edit("exercise-3", "### Exercise", "### Question")),
+        (exercises, edit("solution-2", "assert", "print")),
+        (exercises, edit("solution-1", "hide-cell", "hide-output")),
+        (figures, edit("figure", "alt", "text")),
+        (figures, edit("figure", "A line.", "''")),
+        (runs_whole, edit("solution-3", "hide-cell", "skip-execution")),
+        (width, edit("imports", "import math", f"import {'m' * 70}")),
+    ],
+)
+def test_each_check_notices(check, spoil):
+    nb = sound()
+    spoil(nb)
+    assert check(nb) != []
+
+
+@pytest.mark.parametrize("name", ["count", "output", "metadata", "lost", "heavy", "order"])
+def test_noise_is_noticed(tmp_path, name):
+    nb = nbformat.reads(notebooks.stored(sound()), as_version=4)
+    cells = {cell.id: cell for cell in nb.cells}
+    match name:
+        case "count":
+            cells["imports"].execution_count = 3
+        case "output":
+            cells["imports"].outputs = [new_output("stream", text="hello")]
+        case "metadata":
+            cells["imports"].metadata["collapsed"] = True
+        case "lost":
+            cells["sum"].execution_count = None
+        case "heavy":
+            cells["sum"].outputs[0].data["text/plain"] = "4" * 400_000
+    text = notebooks.stored(nb) if name == "heavy" else nbformat.writes(nb) + "\n"
+    if name == "order":
+        text = text.replace(' "nbformat": 4,\n "nbformat_minor": 5\n', ' "nbformat_minor": 5,\n "nbformat": 4\n')
+    (path := tmp_path / "noisy.ipynb").write_text(text)
+    assert len(notebooks.noise(path)) >= 1
+
+
+def test_storing_runs_checked_cells_and_keeps_nothing_else(tmp_path):
+    nb = sound()
+    del nb.cells[4]  # its figure needs imports
+    nb.cells[2].outputs = [new_output("stream", text="left over")]
+    checked = next(cell for cell in nb.cells if cell.id == "sum")
+    checked.execution_count, checked.outputs = None, []
+    nbformat.write(nb, path := tmp_path / "chapter.ipynb")
+    assert notebooks.store(path)
+    again = nbformat.read(path, as_version=4)
+    assert notebooks.noise(path) == []
+    assert [cell.id for cell in code_cells(again) if cell.outputs] == ["sum"]
+    assert next(c for c in again.cells if c.id == "sum").outputs[0].data["text/plain"] == "4"
+    assert not notebooks.store(path)
+
+
+# ---- the address ---------------------------------------------------------------------------------
+
+
+def test_the_address_can_be_moved_and_moved_back(tmp_path):
+    old, new = address.current(), "https://github.com/another-account/another.name"
+    texts = {
+        "_config.yml": f"repository:\n  url: {old}\n",
+        "README.md": f"see {old}.git and {old}-two, colab/{address.slug(old)}/blob",
+        "book/a.ipynb": address.setup_cell(old),
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert {str(p.relative_to(tmp_path)) for p in address.rewrite(new, tmp_path)} == set(texts)
+    assert address.current(tmp_path) == new
+    assert (tmp_path / "book/a.ipynb").read_text() == address.setup_cell(new)
+    moved = (tmp_path / "README.md").read_text()
+    assert moved == f"see {new}.git and {old}-two, colab/another-account/another.name/blob"
+    address.rewrite(old, tmp_path)
+    assert {name: (tmp_path / name).read_text() for name in texts} == texts
+
+
+@pytest.mark.parametrize("url", ["github.com/a/b", "https://github.com/a", "https://example.org/a/b", "a/b"])
+def test_an_address_that_colab_cannot_open_is_refused(url, tmp_path):
+    with pytest.raises(ValueError, match="expected https://github.com/OWNER/NAME"):
+        address.slug(url)
+
+
+def test_every_place_that_needs_the_address_quotes_the_one_of_the_configuration():
+    quoting = {p.relative_to(ROOT).as_posix() for p in address.quoting(ROOT, address.slug(address.current()))}
+    chapters = {p.relative_to(ROOT).as_posix() for p in CHAPTERS}
+    assert quoting >= chapters | {"_config.yml", "pyproject.toml", "README.md", "CITATION.cff"}
