@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from fractal_lib.benchmark import benchmark_attention_methods
-from fractal_lib.benchmark.machine import describe
+from fractal_lib.benchmark.machine import describe, load_average
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(2, f"{parser.prog}: {error}\n")
     if file:
         del settings["progress"]
+        machine["load_average_after"] = load_average()  # this run's own threads are in it
         file.write_text(json.dumps(machine | {"settings": settings, "rows": rows}, indent=1) + "\n")
         print(f"written to {file}")
 

@@ -32,7 +32,7 @@ def describe(device: str, threads: int) -> dict:
         "cores": os.cpu_count(),
         "threads": threads,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "load_average": load_average(),
         "versions": {
             "fractal_lib": fractal_lib.__version__,
             "torch": torch.__version__,
@@ -40,6 +40,11 @@ def describe(device: str, threads: int) -> dict:
             "system": f"{platform.system()} {platform.machine()}",
         },
     }
+
+
+def load_average() -> list[float] | None:
+    """Processes that ran or waited to run, in the mean of the last 1, 5 and 15 minutes; None where unknown."""
+    return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
 def device_name(device: str) -> str:
