@@ -101,6 +101,7 @@ def telescope_bound(n: int, kernel: Kernel, w: int, order: int, gaps: bool) -> f
     return (epsilon + delta) / (1 - delta) if delta < 1 else float("inf")
 
 
+@torch.enable_grad()
 def _derivatives(d: Tensor, level: int, top: int, kernel: Kernel, w: int, n: int) -> tuple[Tensor, Tensor]:
     """First and second derivative of ``k_l`` at d."""
     d = d.clone().requires_grad_()
