@@ -15,9 +15,10 @@ class DenseAttention(ContextAttention):
     Args:
         kernel: any `Kernel`; the default is the original softmax of -(l (ts - t))^2.
 
-    Takes ``observed`` and ``times`` exactly. Complexity: O(n H) per query. Positions are float64
-    whatever the rows are, where the original's float32 cancels at large n. Source: Bartosh, Vetrov
-    and Naesseth (2025); chapter ``start/dense_attention``.
+    Takes ``observed`` and ``times`` exactly. With several queries, a compiled loss that holds both a jvp in
+    t and gradients of t is an error up to torch 2.13 (PyTorch issue 177261). Complexity: O(n H) per query.
+    Positions are float64 whatever the rows are, where the original's float32 rounds at large n. Source:
+    Bartosh, Vetrov and Naesseth (2025); chapter ``start/dense_attention``.
 
     >>> rows = torch.eye(3).unsqueeze(0)  # each row marks itself, so the result is the weights
     >>> DenseAttention()(rows, torch.tensor([[0.5]]))

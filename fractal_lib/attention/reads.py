@@ -58,13 +58,24 @@ def read(rows: Tensor, reads: Reads) -> Tensor:
 def combine(weight: Tensor, values: Tensor) -> Tensor:
     """``weight @ values`` in the dtype of the values, half precisions summed in float32; no NaN passes."""
     dtype = torch.promote_types(values.dtype, torch.float32)
-    out = (weight.to(dtype) @ values.to(dtype)).to(values.dtype)
+    out = _product(weight.to(dtype), values.to(dtype)).to(values.dtype)
     require(
         lambda: ~out.isnan().any(),
         "the result is NaN: a row that was read is NaN (mark missing rows with `observed`), "
         "or no observed row lies within reach of t",
     )
     return out
+
+
+def _product(weight: Tensor, values: Tensor) -> Tensor:
+    """``weight @ values``; in a compiled graph, one row of weights as the sum the compiler makes of it.
+
+    The derivative of ``@`` keeps the absent tangent of ``values`` as a tensor without storage, and a
+    compiled kernel reads it: a crash in the gradient of the weights (PyTorch issue 177261).
+    """
+    if torch.compiler.is_compiling() and weight.shape[-2] == 1:
+        return (weight.mT * values).sum(-2, keepdim=True)
+    return weight @ values
 
 
 def _stored(x: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """What every attention over a context owes: one table of attentions, one test per promise."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -256,3 +258,27 @@ BAD = {
 def test_bad_input_is_a_clear_error(attention, spoil, error, words):
     with pytest.raises(error, match=words):
         attention(*spoil(context(9), times(0.2, 0.8)))
+
+
+JVP_LOSS = """
+import torch
+from fractal_lib import FractalAttention, WindowAttention
+torch.set_num_threads(1)
+torch.manual_seed(0)
+rows, t = torch.randn(4, 50, 8, requires_grad=True), torch.rand(4, 1, requires_grad=True)
+for attention in (FractalAttention(), WindowAttention()):
+    def loss(rows, t):
+        value, slope = torch.func.jvp(lambda s: attention(rows, s), (t,), (torch.ones_like(t),))
+        return (value.square() + slope.square()).sum()
+    inputs = [rows, t, *attention.parameters()]
+    eager = torch.autograd.grad(loss(rows, t), inputs)
+    compiled = torch.autograd.grad(torch.compile(loss, fullgraph=True)(rows, t), inputs)
+    for a, b in zip(eager, compiled):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max()))
+"""
+
+
+def test_compiled_training_loss_with_a_jvp():
+    """In a process of its own: what it guards against (see `reads._product`) is a crash of the interpreter."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", JVP_LOSS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
