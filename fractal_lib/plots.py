@@ -132,8 +132,14 @@ def label_lines(ax: Axes) -> list:
         arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3, "alpha": 0.7}
         notes.append(
             ax.annotate(
-                line.get_label(), end, (1.05 if tied.any() else 1.015, at), textcoords="axes fraction", va="center",
-                color=color, fontsize=plt.rcParams["legend.fontsize"], annotation_clip=False,
+                line.get_label(),
+                end,
+                (1.05 if tied.any() else 1.015, at),
+                textcoords="axes fraction",
+                va="center",
+                color=color,
+                fontsize=plt.rcParams["legend.fontsize"],
+                annotation_clip=False,
                 arrowprops=arrow if lead else None,
             )
         )
@@ -216,8 +222,7 @@ def rungs(ax: Axes, x: float, n: int, levels: int) -> None:
         n: number of rows.
         levels: how many levels, from stride 1 on.
     """
-    from fractal_lib.attention.kernels import bspline_weights
-    from fractal_lib.curves.cantor import ladder
+    from fractal_lib.curves.cantor import bspline_weights, ladder
 
     for level in range(levels):
         stride = 2**level
@@ -228,8 +233,13 @@ def rungs(ax: Axes, x: float, n: int, levels: int) -> None:
         row, weight = rung[0].numpy() * stride, bspline_weights(fraction)[0].numpy()
         inside = (row >= 0) & (row < n)
         ax.scatter(
-            row[inside], np.full(inside.sum(), level), s=14 + 90 * weight[inside], color=LADDER.color,
-            edgecolor="white", linewidth=0.8, zorder=3,
+            row[inside],
+            np.full(inside.sum(), level),
+            s=14 + 90 * weight[inside],
+            color=LADDER.color,
+            edgecolor="white",
+            linewidth=0.8,
+            zorder=3,
         )
     ax.set_yticks(range(levels), [str(2**level) for level in range(levels)])
     ax.set(xlim=(-0.02 * n, 1.02 * n - 1), ylim=(levels - 0.4, -0.6), xlabel="row", ylabel="stride")
@@ -255,8 +265,14 @@ def loglog_cost(ax: Axes, measured: Curves, recorded: Curves | None = None, reco
         ax.plot(sizes, np.asarray(seconds) * 1e3, color=role.color, marker=role.marker, label=name)
     for name, (role, sizes, seconds) in (recorded or {}).items():
         ax.plot(
-            sizes, np.asarray(seconds) * 1e3, color=role.color, marker=role.marker, label=f"{name}, recorded",
-            linestyle="--", linewidth=1.2, markerfacecolor="white",
+            sizes,
+            np.asarray(seconds) * 1e3,
+            color=role.color,
+            marker=role.marker,
+            label=f"{name}, recorded",
+            linestyle="--",
+            linewidth=1.2,
+            markerfacecolor="white",
         )
     ax.set(xscale="log", yscale="log", xlabel="rows n", ylabel="ms per call")
     if recorded:

@@ -81,9 +81,10 @@ def browser():
     if not path or not Path(path).exists():
         pytest.fail("Chromium is missing: apt-get install chromium, or set CHROMIUM to its path.", pytrace=False)
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    with sync_playwright() as playwright, contextlib.closing(
-        playwright.chromium.launch(executable_path=path, headless=True, args=quiet)
-    ) as chromium:
+    with (
+        sync_playwright() as playwright,
+        contextlib.closing(playwright.chromium.launch(executable_path=path, headless=True, args=quiet)) as chromium,
+    ):
         yield chromium
 
 

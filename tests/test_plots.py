@@ -206,5 +206,8 @@ def test_stored_pictures_stand_alone_and_have_a_title(name):
     root = ElementTree.fromstring(text)
     assert root.find("{*}title").text.strip()
     assert "<script" not in text
-    assert not [e for e in root.iter() if any("href" in k and not v.startswith("#") for k, v in e.attrib.items())
-                and not e.tag.endswith("}type")]  # nothing is fetched
+    assert not [
+        e
+        for e in root.iter()
+        if any("href" in k and not v.startswith("#") for k, v in e.attrib.items()) and not e.tag.endswith("}type")
+    ]  # nothing is fetched

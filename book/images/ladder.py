@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from fractal_lib.attention.kernels import bspline_weights
+from fractal_lib.curves.cantor import bspline_weights
 from fractal_lib.plots import FAINT, LADDER, QUERY, query_line, rungs, use_style
 
 
@@ -46,9 +46,16 @@ def save_card(figure: Figure, path: Path, title: str) -> None:
     figure.patch.set_visible(False)
     figure.add_artist(
         FancyBboxPatch(
-            (0.1 / width, 0.1 / height), 1 - 0.2 / width, 1 - 0.2 / height, transform=figure.transFigure,
-            boxstyle="round,pad=0,rounding_size=0.02", mutation_aspect=width / height,
-            facecolor="white", edgecolor=FAINT, linewidth=1, zorder=-1,
+            (0.1 / width, 0.1 / height),
+            1 - 0.2 / width,
+            1 - 0.2 / height,
+            transform=figure.transFigure,
+            boxstyle="round,pad=0,rounding_size=0.02",
+            mutation_aspect=width / height,
+            facecolor="white",
+            edgecolor=FAINT,
+            linewidth=1,
+            zorder=-1,
         )
     )
     figure.get_layout_engine().set(rect=(0.03, 0.035, 0.94, 0.92))

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from fractal_lib.attention.cells import Cells, all_levels, strides
-from fractal_lib.attention.kernels import Kernel, bspline_weights
+from fractal_lib.attention.kernels import Kernel
 from fractal_lib.attention.pyramid import Pyramid
 from fractal_lib.attention.reads import ContextAttention, Reads, position
 from fractal_lib.attention.telescope import telescope_bound, telescope_reads
-from fractal_lib.curves.cantor import ladder
+from fractal_lib.curves.cantor import bspline_weights, ladder
 
 MAX_LEVELS = 32  # as many scales as 2**32 rows have
 

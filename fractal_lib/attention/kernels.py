@@ -1,4 +1,4 @@
-"""Kernels k(d): how much a row at distance d counts; and the two smooth windows built on them."""
+"""Kernels k(d): how much a row at distance d counts; and the smooth step that cuts them into pieces."""
 
 import math
 from dataclasses import dataclass
@@ -121,27 +121,6 @@ class Exponential(Kernel):
 
     def _dlog(self, u):
         return -u.sign()
-
-
-def bspline_weights(fraction: Tensor) -> Tensor:
-    """Weights of the four grid points around a position: the uniform cubic B-spline.
-
-    Args:
-        fraction: distance past the second of the four points, in strides, in [0, 1); any shape.
-
-    Returns:
-        shape of ``fraction`` plus (4,). They sum to 1, are C^2 in the position across grid points,
-        and the first (last) is 0 exactly where its point is left behind (comes in).
-
-    Written as polynomials of the fraction and not of |u|, whose second derivative autograd reports
-    as 0 at u = 0. Source: de Boor (1978); chapter ``curves/cantor``.
-
-    >>> bspline_weights(torch.tensor(0.0)) * 6
-    tensor([1., 4., 1., 0.])
-    """
-    f, g = fraction, 1 - fraction
-    f2, g2 = f * f, g * g
-    return torch.stack([g2 * g, 4 - 3 * f2 * (1 + g), 4 - 3 * g2 * (1 + f), f2 * f], dim=-1) / 6
 
 
 def smooth_step(u: Tensor) -> Tensor:

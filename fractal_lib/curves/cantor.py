@@ -128,3 +128,24 @@ def ladder(x: Tensor, stride: Tensor | int) -> tuple[Tensor, Tensor]:
     u = x / stride
     base = u.detach().floor()
     return base.long().unsqueeze(-1) + torch.arange(-1, 3, device=x.device), u - base
+
+
+def bspline_weights(fraction: Tensor) -> Tensor:
+    """Weights of the four grid points around a position: the uniform cubic B-spline.
+
+    Args:
+        fraction: distance past the second of the four points, in strides, in [0, 1); any shape.
+
+    Returns:
+        shape of ``fraction`` plus (4,). They sum to 1, are C^2 in the position across grid points,
+        and the first (last) is 0 exactly where its point is left behind (comes in).
+
+    Written as polynomials of the fraction and not of |u|, whose second derivative autograd reports
+    as 0 at u = 0. Source: de Boor (1978); chapter ``curves/cantor``.
+
+    >>> bspline_weights(torch.tensor(0.0)) * 6
+    tensor([1., 4., 1., 0.])
+    """
+    f, g = fraction, 1 - fraction
+    f2, g2 = f * f, g * g
+    return torch.stack([g2 * g, 4 - 3 * f2 * (1 + g), 4 - 3 * g2 * (1 + f), f2 * f], dim=-1) / 6

@@ -13,7 +13,7 @@ from fractal_lib import (
     PowerLaw,
     Pyramid,
 )
-from fractal_lib.attention.kernels import bspline_weights
+from fractal_lib.curves.cantor import bspline_weights
 
 
 def ladder_kernel(scales, d):

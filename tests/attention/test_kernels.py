@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
-from scipy.interpolate import BSpline
 
 from fractal_lib import Cauchy, Exponential, Gaussian, OriginalKernel, PowerLaw
-from fractal_lib.attention.kernels import bspline_weights, smooth_step, smooth_step_slope
+from fractal_lib.attention.kernels import smooth_step, smooth_step_slope
 
 KERNELS = [Gaussian(2.5), Gaussian(0.1, unit="time"), OriginalKernel(), PowerLaw(2.0, exponent=0.7), Cauchy(4.0),
            Exponential(3.0), Exponential(0.2, unit="time")]  # fmt: skip
@@ -42,15 +41,6 @@ def test_time_unit_is_a_share_of_the_whole():
 def test_bad_kernels(bad):
     with pytest.raises(ValueError, match=r"width|unit"):
         Gaussian(**bad)
-
-
-def test_bspline_weights_are_scipy_s():
-    f = torch.linspace(0, 1, 101, dtype=torch.float64)
-    spline = BSpline.basis_element([-2, -1, 0, 1, 2], extrapolate=False)
-    u = f[:, None].numpy() - [-1, 0, 1, 2]
-    expected = torch.from_numpy(spline(u)).nan_to_num(0)
-    torch.testing.assert_close(bspline_weights(f), expected, rtol=0, atol=1e-15)
-    torch.testing.assert_close(bspline_weights(f).sum(-1), torch.ones(101).double(), rtol=0, atol=5e-16)
 
 
 def test_smooth_step_has_three_continuous_derivatives():

@@ -5,8 +5,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.interpolate import BSpline
 
-from fractal_lib.curves.cantor import cantor_indices, cantor_levels, cantor_points, dyadic_grid, ladder
+from fractal_lib.curves.cantor import bspline_weights, cantor_indices, cantor_levels, cantor_points, dyadic_grid, ladder
 
 
 def by_removal(levels):
@@ -65,3 +66,12 @@ def test_bad_arguments():
         cantor_levels(torch.tensor([9]), 2)
     with pytest.raises(ValueError, match="n >= 1"):
         dyadic_grid(1, 0)
+
+
+def test_bspline_weights_are_scipy_s():
+    f = torch.linspace(0, 1, 101, dtype=torch.float64)
+    spline = BSpline.basis_element([-2, -1, 0, 1, 2], extrapolate=False)
+    u = f[:, None].numpy() - [-1, 0, 1, 2]
+    expected = torch.from_numpy(spline(u)).nan_to_num(0)
+    torch.testing.assert_close(bspline_weights(f), expected, rtol=0, atol=1e-15)
+    torch.testing.assert_close(bspline_weights(f).sum(-1), torch.ones(101).double(), rtol=0, atol=5e-16)

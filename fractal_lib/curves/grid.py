@@ -1,0 +1,211 @@
+"""Orders in which to walk over the cells of a grid, and pictures written out along them (chapter ``curves/hilbert``).
+
+An order is an int64 vector: ``order[k]`` is the flat index ``row * width + column`` of the k-th cell of the walk. Cells
+are ``(x, y)``: x counts columns, y rows, from 0.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+_SPREAD = (  # shift, and the bits that stay after it
+    (16, 0x0000FFFF0000FFFF),
+    (8, 0x00FF00FF00FF00FF),
+    (4, 0x0F0F0F0F0F0F0F0F),
+    (2, 0x3333333333333333),
+    (1, 0x5555555555555555),
+)
+
+
+def integers(top: int, **arrays: Array) -> list[Tensor]:
+    """The arguments as int64 tensors (arrays share their memory), checked to be of one kind and in [0, ``top``].
+
+    >>> integers(4, x=np.array([3]))
+    [tensor([3])]
+    >>> integers(4, x=np.array([5]))
+    Traceback (most recent call last):
+    ...
+    ValueError: expected x in [0, 4], got 5 to 5
+    """
+    tensors = []
+    for name, values in arrays.items():
+        if isinstance(values, np.ndarray) and values.dtype == np.int64:
+            tensors.append(torch.from_numpy(np.require(values, requirements=["C", "W"])))
+        elif isinstance(values, Tensor) and values.dtype == torch.int64:
+            tensors.append(values)
+        else:
+            kind = getattr(values, "dtype", type(values).__name__)
+            raise TypeError(f"expected {name} as a tensor or numpy array of int64, got {kind}")
+        check_range(name, tensors[-1], top)
+    if len({isinstance(values, np.ndarray) for values in arrays.values()}) > 1:
+        raise TypeError(f"expected {' and '.join(arrays)} of one kind, got a tensor and a numpy array")
+    return tensors
+
+
+def check_range(name: str, values: Tensor, top: int) -> None:
+    """Raise ValueError unless all values are in [0, ``top``]; compiled graphs and vmap, which know none, skip it."""
+    if torch.compiler.is_compiling() or not values.numel():
+        return
+    try:
+        low, high = (v.item() for v in torch.aminmax(values.detach()))
+    except RuntimeError:  # vmap
+        return
+    if not 0 <= low <= high <= top:  # nan fails too
+        raise ValueError(f"expected {name} in [0, {top}], got {low} to {high}")
+
+
+def morton_encode(x: Array, y: Array) -> Array:
+    """Place of each cell along the Z-order curve: the bits of y and x, in turns.
+
+    Args:
+        x, y: int64 tensors or numpy arrays in [0, 2**31), shapes that broadcast.
+
+    Returns:
+        int64 in [0, 2**62), of the kind that was given and the broadcast shape.
+
+    Raises:
+        TypeError, ValueError: for another kind, or values outside the range.
+
+    Complexity: O(1) per cell, some 30 operations on whole words. Source: Morton (1966); chapter ``curves/hilbert``.
+
+    >>> morton_encode(torch.tensor([0, 1, 0, 1, 2]), torch.tensor([0, 0, 1, 1, 0]))
+    tensor([0, 1, 2, 3, 4])
+    """
+    spread = []
+    for v in integers((1 << 31) - 1, x=x, y=y):
+        for shift, keep in _SPREAD:
+            v = (v | v << shift) & keep
+        spread.append(v)
+    d = spread[0] | spread[1] << 1
+    return d.numpy() if isinstance(x, np.ndarray) else d
+
+
+def morton_decode(d: Array) -> tuple[Array, Array]:
+    """The cell at each place along the Z-order curve.
+
+    Args:
+        d: int64 tensor or numpy array in [0, 2**62), any shape.
+
+    Returns:
+        x, y: int64 of the kind and shape of ``d``, in [0, 2**31).
+
+    Raises:
+        TypeError, ValueError: for another kind, or values outside the range.
+
+    Complexity: O(1) per cell. Source: Morton (1966); chapter ``curves/hilbert``.
+
+    >>> morton_decode(torch.arange(4))
+    (tensor([0, 1, 0, 1]), tensor([0, 0, 1, 1]))
+    """
+    (code,) = integers((1 << 62) - 1, d=d)
+    cell = []
+    for v in (code, code >> 1):
+        v = v & _SPREAD[-1][1]
+        # backwards: each shift is undone under the mask that stood before it
+        for (shift, _), (_, keep) in zip(_SPREAD[::-1], [*_SPREAD[-2::-1], (0, 0x00000000FFFFFFFF)], strict=True):
+            v = (v | v >> shift) & keep
+        cell.append(v.numpy() if isinstance(d, np.ndarray) else v)
+    return cell[0], cell[1]
+
+
+def grid_cells(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Columns x and rows y of all cells in raster order, each (height * width,) int64.
+
+    >>> grid_cells(2, 3)
+    (tensor([0, 1, 2, 0, 1, 2]), tensor([0, 0, 0, 1, 1, 1]))
+    """
+    if min(height, width) < 1 or max(height, width) > 1 << 31:
+        raise ValueError(f"expected height and width in [1, 2**31], got {height} and {width}")
+    cell = torch.arange(height * width)
+    return cell % width, cell // width
+
+
+def raster_order(height: int, width: int) -> Tensor:
+    """Row after row: the order in which pictures are stored.
+
+    Returns:
+        (height * width,) int64.
+
+    >>> raster_order(2, 3)
+    tensor([0, 1, 2, 3, 4, 5])
+    """
+    return torch.arange(len(grid_cells(height, width)[0]))
+
+
+def morton_order(height: int, width: int) -> Tensor:
+    """The cells of a grid in the order of the Z-order curve of the enclosing square.
+
+    Args:
+        height, width: of the grid, at least 1; any sizes.
+
+    Returns:
+        (height * width,) int64, a permutation of the flat indices.
+
+    Complexity: O(n log n) for n cells. Source: chapter ``curves/hilbert``.
+
+    >>> morton_order(2, 3)
+    tensor([0, 1, 3, 4, 2, 5])
+    """
+    return morton_encode(*grid_cells(height, width)).argsort()
+
+
+def inverse_order(order: Tensor) -> Tensor:
+    """Where each cell stands in an order: ``inverse_order(order)[order[k]] == k``.
+
+    >>> inverse_order(torch.tensor([2, 0, 1]))
+    tensor([1, 2, 0])
+    """
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    return place
+
+
+def flatten(image: Array, order: Tensor) -> Array:
+    """Write pictures out along an order.
+
+    Args:
+        image: (..., H, W) tensor or numpy array.
+        order: (H * W,) int64.
+
+    Returns:
+        (..., H * W), of the kind of ``image``: element k is the cell ``order[k]``.
+
+    Raises:
+        ValueError: if the order is not as long as the picture has cells.
+
+    >>> flatten(torch.tensor([[10, 20], [30, 40]]), torch.tensor([0, 2, 3, 1]))
+    tensor([10, 30, 40, 20])
+    """
+    if image.ndim < 2 or image.shape[-2] * image.shape[-1] != len(order):
+        raise ValueError(f"expected a picture (..., H, W) of {len(order)} cells, got shape {tuple(image.shape)}")
+    cells = image.reshape(*image.shape[:-2], len(order))
+    return cells[..., order.numpy(force=True) if isinstance(image, np.ndarray) else order]
+
+
+def unflatten(values: Array, order: Tensor, height: int, width: int) -> Array:
+    """Lay a sequence down along an order: the inverse of `flatten`.
+
+    Args:
+        values: (..., H * W) tensor or numpy array.
+        order: (H * W,) int64.
+        height, width: H and W.
+
+    Returns:
+        (..., H, W), of the kind of ``values``.
+
+    Raises:
+        ValueError: if the lengths do not agree.
+
+    >>> unflatten(torch.tensor([10, 30, 40, 20]), torch.tensor([0, 2, 3, 1]), 2, 2)
+    tensor([[10, 20],
+            [30, 40]])
+    """
+    if not values.shape[-1] == len(order) == height * width:
+        raise ValueError(f"expected {height * width} values, got {values.shape[-1]} and an order of {len(order)}")
+    place = inverse_order(order)
+    cells = values[..., place.numpy(force=True) if isinstance(values, np.ndarray) else place]
+    return cells.reshape(*values.shape[:-1], height, width)
