@@ -82,7 +82,7 @@ def _stored(x: Tensor) -> Tensor:
     """X; in a compiled graph, x in memory.
 
     A compiler fuses what it can, and would work an index or a weight out anew for each of the H
-    numbers it serves: 14 times slower where the pattern is elaborate. A strided view needs storage.
+    numbers it serves, which is far slower than the read itself. A strided view needs storage.
     """
     return x.as_strided(x.shape, x.stride()) if torch.compiler.is_compiling() else x
 

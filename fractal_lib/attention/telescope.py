@@ -33,16 +33,13 @@ def _share(d: Tensor, level: Tensor, top: int, w: int, step) -> Tensor:
     return out - torch.where(level == 0, 0.0, step(d / inner) / (inner if slope else 1))
 
 
-def _stencil(top: int, w: int, device) -> tuple[Tensor, Tensor]:
+def _stencil(top: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Level and offset of each cell to read, (K,) both: 2 w + 3 at level 0, a ring of them above."""
-    levels, offsets = [], []
-    for level in range(top + 1):
-        for offset in range(-w - 1, w + 2):
-            # inside |offset| + 1 <= w / 4 the step of the level below is still 1, so k_l is 0
-            if level == 0 or abs(offset) + 1 > w / 4:
-                levels.append(level)
-                offsets.append(offset)
-    return torch.tensor(levels, device=device), torch.tensor(offsets, device=device)
+    near = torch.arange(-w - 1, w + 2, device=device)
+    # inside |offset| + 1 <= w / 4 the step of the level below is still 1, so k_l is 0
+    ring = torch.cat([near[: w + 2 - w // 4], near[w + 1 + w // 4 :]])
+    level = torch.arange(1, top + 1, device=device).unsqueeze(-1).expand(-1, len(ring)).flatten()
+    return torch.cat([torch.zeros_like(near), level]), torch.cat([near, ring.repeat(top)])
 
 
 def telescope_reads(x: Tensor, cells: Cells, kernel: Kernel, w: int, order: int) -> Reads:
