@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fractal_lib.attention.cells import Cells, all_levels, strides
 from fractal_lib.attention.kernels import Kernel
 from fractal_lib.attention.pyramid import Pyramid
-from fractal_lib.attention.reads import ContextAttention, Reads, position
+from fractal_lib.attention.reads import ContextAttention, Reads, average, position
 from fractal_lib.attention.telescope import telescope_bound, telescope_reads
 from fractal_lib.curves.cantor import bspline_weights, ladder
 
@@ -99,7 +99,7 @@ class FractalAttention(ContextAttention):
             count = count / stride[level]
         share = self.scales[:levels].double().softmax(0).unsqueeze(-1)  # (L, 1)
         weight = (share * bspline_weights(fraction)).flatten(-2) * count
-        return Reads(index, weight / weight.sum(-1, keepdim=True))
+        return Reads(index, average(weight))
 
     def fit(self, kernel: Kernel, n: int) -> float:
         """Set the learned scales to the kernel's, by non-negative least squares.

@@ -52,13 +52,13 @@ def read(rows: Tensor, reads: Reads) -> Tensor:
     if not rows.is_floating_point():
         raise TypeError(f"rows must be floating point, got {rows.dtype}")
     picked = _stored(_pick(rows, _stored(reads.index)))  # (B, Q, K, H)
-    return combine(_stored(reads.weight).unsqueeze(-2), picked).squeeze(-2)
+    return combine(reads.weight.unsqueeze(-2), picked).squeeze(-2)
 
 
 def combine(weight: Tensor, values: Tensor) -> Tensor:
     """``weight @ values`` in the dtype of the values, half precisions summed in float32; no NaN passes."""
     dtype = torch.promote_types(values.dtype, torch.float32)
-    out = _product(weight.to(dtype), values.to(dtype)).to(values.dtype)
+    out = _product(_stored(weight.to(dtype)), values.to(dtype)).to(values.dtype)
     require(
         lambda: ~out.isnan().any(),
         "the result is NaN: a row that was read is NaN (mark missing rows with `observed`), "
@@ -126,7 +126,11 @@ def normalise(log_weight: Tensor, factor: Tensor) -> Tensor:
     Entries of factor 0 take no part. (B, Q, K) both; a query whose factors are all 0 becomes NaN.
     """
     log_weight = log_weight.masked_fill(factor == 0, -torch.inf)
-    weight = factor * (log_weight - log_weight.detach().amax(-1, keepdim=True)).exp()
+    return average(factor * (log_weight - log_weight.detach().amax(-1, keepdim=True)).exp())
+
+
+def average(weight: Tensor) -> Tensor:
+    """Weights (B, Q, K) scaled to sum 1 over the last axis; NaN for a query whose weights are all 0."""
     return weight / weight.sum(-1, keepdim=True)
 
 

@@ -4,6 +4,8 @@ The curve of order p visits the 4**p cells (x, y) of a square grid of side 2**p,
 consecutive cells share an edge.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,15 +35,8 @@ def hilbert_encode(x: Array, y: Array, order: int) -> Array:
     >>> hilbert_encode(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 0]), order=1)
     tensor([0, 1, 2, 3])
     """
-    u, v = torch.broadcast_tensors(*integers(_side(order) - 1, x=x, y=y))
-    table, _ = _tables(u.device)
-    steps = -(-order // BITS)
-    entry = (BITS * steps - order) & 1  # each leading zero swaps x and y: see `_one_level`
-    d = torch.zeros_like(u, memory_format=torch.contiguous_format)
-    for shift in range(BITS * (steps - 1), -1, -BITS):
-        index = ((u >> shift) & _MASK) * 2**BITS + ((v >> shift) & _MASK)
-        entry = table[index + (entry & 3) * 4**BITS]  # d's next 2 * BITS bits, then 2 of state
-        d = d * 4**BITS + (entry >> 2)
+    u, v = integers(_side(order) - 1, x=x, y=y)
+    d = encode_by(_tables(u.device)[0], u, v, order)
     return d.numpy() if isinstance(x, np.ndarray) else d
 
 
@@ -65,19 +60,39 @@ def hilbert_decode(d: Array, order: int) -> tuple[Array, Array]:
     (tensor([0, 0, 1, 1]), tensor([0, 1, 1, 0]))
     """
     (code,) = integers(_side(order) ** 2 - 1, d=d)
-    _, table = _tables(code.device)
-    steps = -(-order // BITS)
-    entry = (BITS * steps - order) & 1
-    x = torch.zeros_like(code, memory_format=torch.contiguous_format)
-    y = torch.zeros_like(x)
-    for shift in range(2 * BITS * (steps - 1), -1, -2 * BITS):
-        entry = table[((code >> shift) & (4**BITS - 1)) + (entry & 3) * 4**BITS]  # 8 bits of x, 8 of y, 2 of state
-        x = x * 2**BITS + (entry >> (BITS + 2))
-        y = y * 2**BITS + ((entry >> 2) & _MASK)
+    x, y = decode_by(_tables(code.device)[1], code, order)
     return (x.numpy(), y.numpy()) if isinstance(d, np.ndarray) else (x, y)
 
 
-_MASK = (1 << BITS) - 1
+def encode_by(table: Tensor, x: Tensor, y: Tensor, order: int) -> Tensor:
+    """`hilbert_encode` by the first of `lookup_tables`, without checks: for cells known to be in range."""
+    u, v = torch.broadcast_tensors(x, y)
+    bits, steps, entry = _looks(table, order)
+    d = torch.zeros_like(u, memory_format=torch.contiguous_format)
+    for shift in range(bits * (steps - 1), -1, -bits):
+        index = ((u >> shift) & (2**bits - 1)) * 2**bits + ((v >> shift) & (2**bits - 1))
+        entry = table[index + (entry & 3) * 4**bits]  # d's next 2 * bits bits, then 2 of state
+        d = d * 4**bits + (entry >> 2)
+    return d
+
+
+def decode_by(table: Tensor, d: Tensor, order: int) -> tuple[Tensor, Tensor]:
+    """`hilbert_decode` by the second of `lookup_tables`, without checks: for places known to be in range."""
+    bits, steps, entry = _looks(table, order)
+    x = torch.zeros_like(d, memory_format=torch.contiguous_format)
+    y = torch.zeros_like(x)
+    for shift in range(2 * bits * (steps - 1), -1, -2 * bits):
+        entry = table[((d >> shift) & (4**bits - 1)) + (entry & 3) * 4**bits]  # bits of x, of y, and 2 of state
+        x = x * 2**bits + (entry >> (bits + 2))
+        y = y * 2**bits + ((entry >> 2) & (2**bits - 1))
+    return x, y
+
+
+def _looks(table: Tensor, order: int) -> tuple[int, int, int]:
+    """Levels a look, looks, and the state to start in: each leading zero swaps x and y, see `_one_level`."""
+    bits = (table.numel().bit_length() - 3) // 2
+    steps = -(-order // bits)
+    return bits, steps, (bits * steps - order) & 1
 
 
 def _side(order: int) -> int:
@@ -109,19 +124,28 @@ def _two_in_one(quarter: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     return quarter[:, high[:, None], high] * side**2 + quarter[last], after[last]
 
 
+def lookup_tables(bits: int) -> tuple[Tensor, Tensor]:
+    """For ``bits`` levels, a power of two: [state, x, y] -> d and state; [state, d] -> x, y and state; both flat int32.
+
+    >>> encode_by(lookup_tables(4)[0], torch.tensor([0, 3]), torch.tensor([1, 0]), order=2)
+    tensor([ 3, 15])
+    """
+    level = _one_level()
+    for _ in range(bits.bit_length() - 1):
+        level = _two_in_one(*level)
+    code, after = (t.reshape(4, -1) for t in level)  # (4, 4**bits), over [state, cell]
+    cell = code.argsort(dim=1)  # each row is a permutation; this is its inverse
+    pair = (code << 2) | after, (cell << 2) | after.gather(1, cell)
+    return pair[0].flatten().int(), pair[1].flatten().int()
+
+
 _TABLES: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
 
 def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """For BITS levels: [state, x, y] -> d and state; [state, d] -> x, y and state; each (4 * 4**BITS,) int32."""
     if device not in _TABLES:
-        level = _one_level()
-        for _ in range(BITS.bit_length() - 1):
-            level = _two_in_one(*level)
-        code, after = (t.reshape(4, -1) for t in level)  # (4, 4**BITS), over [state, cell]
-        cell = code.argsort(dim=1)  # each row is a permutation; this is its inverse
-        pair = (code << 2) | after, (cell << 2) | after.gather(1, cell)
-        _TABLES[device] = pair[0].flatten().int().to(device), pair[1].flatten().int().to(device)
+        encode, decode = lookup_tables(BITS)
+        _TABLES[device] = encode.to(device), decode.to(device)
     return _TABLES[device]
 
 
@@ -233,7 +257,7 @@ def hilbert_path(position: Tensor, order: int, rows: int | None = None) -> Tenso
         TypeError: if the position is not floating point.
         ValueError: if ``order``, ``rows`` or a position is out of range.
 
-    Complexity: four `hilbert_decode` per position. Source: de Boor (1978); chapter ``curves/hilbert``.
+    Complexity: eight `hilbert_decode` per position. Source: de Boor (1978); chapter ``curves/hilbert``.
 
     >>> hilbert_path(torch.tensor([0.0, 0.5, 3.0]), order=1)
     tensor([[0.0000, 0.0000],
@@ -246,9 +270,30 @@ def hilbert_path(position: Tensor, order: int, rows: int | None = None) -> Tenso
     if not position.is_floating_point():
         raise TypeError(f"expected position as floating point, got {position.dtype}")
     check_range("position", position, last)
+    return spline_path(position, last + 1, lambda d: hilbert_decode(d, order))
+
+
+def spline_path(position: Tensor, rows: int, cell: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    """A smooth walk over the cells of any order: the cubic B-spline of the cells of the four nearest indices.
+
+    Args:
+        position: float, any shape, in [0, rows - 1]; not checked.
+        rows: how many cells are walked.
+        cell: takes int64 indices in [0, rows) of any shape to their x and y, int64 of that shape.
+
+    Returns:
+        shape of ``position`` plus (2,): x and y, C^2 in the position. It starts in the first cell and ends in the last.
+
+    Complexity: eight cells looked up per position. Source: de Boor (1978); chapter ``curves/hilbert``.
+
+    >>> spline_path(torch.tensor([0.0, 1.0, 1.5]), 3, lambda k: (k, 0 * k))
+    tensor([[0.0000, 0.0000],
+            [1.0000, 0.0000],
+            [1.5000, 0.0000]])
+    """
     near, f = ladder(position, 1)  # (..., 4), (...)
-    end = near.clamp(0, last)
-    opposite = (2 * end - near).clamp(0, last)  # beyond an end: P(-1) = 2 P(0) - P(1)
-    cells, ends = (torch.stack(hilbert_decode(k, order), -1) for k in (opposite, end))  # (..., 4, 2)
+    end = near.clamp(0, rows - 1)
+    opposite = (2 * end - near).clamp(0, rows - 1)  # beyond an end: P(-1) = 2 P(0) - P(1)
+    cells, ends = torch.stack(cell(torch.stack([opposite, end])), -1)  # (..., 4, 2) each
     cells = torch.where((near == end)[..., None], cells, 2 * ends - cells)
     return (bspline_weights(f)[..., None] * cells.to(f.dtype)).sum(-2)

@@ -1,0 +1,128 @@
+"""A dust of offsets around t: dense near it, sparse far away, n^D of them (chapter ``attention/julia``)."""
+
+import cmath
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from fractal_lib.attention.cells import Cells, all_levels
+from fractal_lib.attention.kernels import Kernel, PowerLaw
+from fractal_lib.attention.reads import ContextAttention, Reads, normalise, position
+from fractal_lib.curves.cantor import bspline_weights, ladder
+from fractal_lib.curves.julia import escape_radius
+
+
+class JuliaAttention(ContextAttention):
+    """Read the rows whose distance from t lies in a Julia set, seen from its outermost point.
+
+    For real c < -2 the Julia set of z^2 + c is a dust on [-r, r], r = `escape_radius`. Its tip r is laid on the query
+    and its other end n' - 1 rows away, on both sides (n' is n rounded up to a power of two); the whole distances that
+    it meets are the `offsets`. Offset o is read at t's position + o, by the cubic B-spline over four rows, and
+    weighs k(o). The offsets do not move with t, so the result is C^2 in t, and no row comes in with a weight.
+
+    Args:
+        c: real, below -2: the dial. Close to -2 nearly every distance is read, far below hardly any.
+        kernel: any `Kernel`, or None for (1 + o^2)^(-a / 2) with a learnable a = `exponent`.
+
+    Attributes:
+        fall: (1,) float32 parameter, from which the exponent follows; None with a kernel.
+
+    Takes ``observed``: where every row that is read is missing, it is an error. Complexity: some n^D reads of H numbers
+    per query, D = ``julia_dimension(c)``: a power of n, not a logarithm. The offsets are found once for
+    each power of two, in O(n + n^D log^2 n), and kept. Source: Fatou (1919) for the dust; chapter ``attention/julia``.
+
+    Raises:
+        ValueError: if c is not a finite real number below -2.
+
+    >>> attention = JuliaAttention(c=-6)
+    >>> attention(torch.randn(8, 1000, 2), torch.rand(8, 3)).shape
+    torch.Size([8, 3, 2])
+    >>> attention.offsets(64)[attention.offsets(64) >= 0]
+    tensor([ 0,  2, 10, 11, 13, 50, 52, 53, 61, 63])
+    """
+
+    def __init__(self, c: float = -6.0, kernel: Kernel | None = None):
+        super().__init__()
+        if not cmath.isfinite(c) or complex(c).imag or complex(c).real >= -2:
+            raise ValueError(f"c must be a finite real number below -2, got {c}")
+        self.c, self.kernel = complex(c).real, kernel
+        self.fall = nn.Parameter(torch.full((1,), math.log(math.e - 1))) if kernel is None else None  # exponent 1
+
+    @property
+    def exponent(self) -> Tensor | None:
+        """(1,) float64, positive: how fast weights fall with the offset; None with a kernel."""
+        return None if self.fall is None else softplus(self.fall.double())
+
+    def offsets(self, n: int) -> Tensor:
+        """The distances that are read in a context of n rows: int64, ascending, the same on both sides of 0."""
+        one_side = _dust(self.c, _round_up(n)).nonzero().squeeze(1)
+        return torch.cat([-one_side[1:].flip(0), one_side])
+
+    def reads(self, t: Tensor, n: int | Cells) -> Reads:
+        """Where to read for t (B, Q): index and weight (B, Q, K), each row once; rows off the end weigh 0."""
+        cells = n if isinstance(n, Cells) else Cells(n, 1)
+        row, offset, held = _stencil(self.c, _round_up(cells.n), t.device)  # (K,), (K, 4), (K, 4)
+        four, fraction = ladder(position(t, cells.n), 1)  # (B, Q, 4), (B, Q)
+        log_k = self._log_kernel(offset.double(), cells.n).masked_fill(~held, -torch.inf)
+        top = log_k.amax(-1)  # (K,): split off, so that a narrow kernel does not underflow far away
+        share = (bspline_weights(fraction).unsqueeze(-2) * (log_k - top.unsqueeze(-1)).exp()).sum(-1)
+        index, count = cells.look(0, four[..., 1:2] + row)
+        return Reads(index, normalise(top.expand(share.shape), share * count))
+
+    def _log_kernel(self, d: Tensor, n: int) -> Tensor:
+        if self.kernel is not None:
+            return self.kernel.log(d, n)
+        return self.exponent * PowerLaw(exponent=1.0).log(d, n)
+
+
+def _round_up(n: int) -> int:
+    """The least power of two that is at least n: a graph is compiled anew only for another one."""
+    return 2 ** (all_levels(n) - 1)
+
+
+@torch.compiler.assume_constant_result  # numbers that follow from numbers: no part of a graph
+def _stencil(c: float, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    return _find_stencil(c, n, device)
+
+
+@lru_cache(maxsize=64)
+def _find_stencil(c: float, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What is read, counted from the row below the query: rows (K,), their offsets (K, 4), which of these are held.
+
+    The spline of offset o covers the rows o - 1 to o + 2. Turned around: row j takes part, as the first to the fourth
+    of them, in the offsets j + 1 to j - 2, as far as the dust holds them.
+    """
+    one_side = nn.functional.pad(_dust(c, n), (0, 3))  # (n + 3,): beyond the end there is nothing
+    both = torch.cat([one_side[1:].flip(0), one_side])  # of the offsets -n - 2 to n + 2
+    held = both.unfold(0, 4, 1).flip(1)  # (2 n + 2, 4): row j = -n holds the offsets -n + 1 to -n - 2
+    row = held.any(1).nonzero().squeeze(1)
+    held, row = held[row], row - n
+    offset = row.unsqueeze(-1) - torch.arange(-1, 3)
+    return row.to(device), offset.to(device), held.to(device)
+
+
+@lru_cache(maxsize=64)
+def _dust(c: float, n: int) -> Tensor:
+    """(n,) bool: does the dust, laid over [0, n - 1] with its tip on 0, hold a point within 1/2 of each whole number?
+
+    Intervals that together hold all of the dust are split until none is longer than one row. Then their ends, which
+    belong to it, name all the numbers that it meets. An interval is named by its itinerary, the sides of 0 on which
+    its points are, round after round; its ends follow by going backwards from -r and r.
+    """
+    r = escape_radius(c)
+    met = torch.zeros(n, dtype=torch.bool)
+    sides, rounds = torch.zeros(1, dtype=torch.int64), 0  # bit j: the side, j rounds before the last
+    while len(sides):
+        ends = torch.tensor([-r, r], dtype=torch.float64).expand(len(sides), 2)
+        for bit in range(rounds):
+            root = (ends - c).sqrt()
+            ends = torch.where((sides >> bit & 1).bool().unsqueeze(-1), root, -root)
+        distance = (r - ends) * ((n - 1) / (2 * r))
+        long = (distance[:, 0] - distance[:, 1]).abs() > 1
+        met[distance[~long].round().long()] = True
+        sides = (2 * sides[long].unsqueeze(-1) + torch.arange(2)).flatten()
+        rounds += 1
+    return met
