@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from fractal_lib import DenseAttention
-from fractal_lib.benchmark import benchmark_attention_methods
+from fractal_lib.benchmark import benchmark_attention_methods, benchmark_heads
 from fractal_lib.benchmark.__main__ import main
 from fractal_lib.benchmark.harness import _draw
+from fractal_lib.benchmark.heads import PASSES, heads
 from fractal_lib.benchmark.machine import progress_bar
 from fractal_lib.benchmark.methods import dense_bmm, methods, reference, sketch, sketch_mended
 
@@ -80,7 +81,7 @@ def test_json_is_well_formed_and_complete(tmp_path, capsys):
     assert datetime.fromisoformat(run["date"]).utcoffset().total_seconds() == 0
     assert run["settings"]["sizes"] == [5, 64]
     assert run["settings"]["batch"] == 3
-    assert len({(r["n"], r["method"], r["form"]) for r in run["rows"]}) == len(run["rows"]) == 2 * 7
+    assert len({(r["n"], r["method"], r["form"]) for r in run["rows"]}) == len(run["rows"]) == 2 * 10
     for r in run["rows"]:
         assert r["seconds"] > 0
         assert r["iqr"] >= 0
@@ -117,6 +118,24 @@ def test_a_missing_device_is_told_in_a_sentence(capsys):
         main(["--device", "cuda", *TINY])
     assert stop.value.code == 2
     assert capsys.readouterr().err.strip().endswith("PyTorch finds no CUDA device on this machine: use --device cpu")
+
+
+def test_heads_are_measured_against_themselves_in_float64(capsys):
+    settings = {"batch": 2, "hidden": 4, "seconds": 0.003, "queries": 2, "progress": False}
+    records = benchmark_heads([1, 70], **settings)
+    assert {(r["head"], r["pass"]) for r in records} == {(h, p) for h in heads(4) for p in PASSES}
+    for r in records:
+        assert r["seconds"] > 0
+        # sums of some ten float32 roundings of numbers up to the largest, and of slopes n times as large, scaled down
+        assert r["error"] < 1e-4, r
+    assert {r["reads"] for r in records if (r["head"], r["n"]) == ("combined", 70)} == {4 * 7 + 25 + 4 * 7}
+
+
+def test_the_command_times_heads_on_demand(tmp_path, capsys):
+    main(["--heads", "--sizes", "5", *TINY, "--quiet", "--json", str(tmp_path / "run.json")])
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert len(run["rows"]) == len(heads(4)) * len(PASSES)
+    assert {"head", "pass"} < set(run["rows"][0])
 
 
 @pytest.mark.parametrize("bad", [{"sizes": [0]}, {"sizes": [4], "batch": 0}, {"sizes": [4], "seconds": 0.0}])

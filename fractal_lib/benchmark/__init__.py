@@ -4,5 +4,6 @@
 """
 
 from fractal_lib.benchmark.harness import benchmark_attention_methods
+from fractal_lib.benchmark.heads import benchmark_heads
 
-__all__ = ["benchmark_attention_methods"]
+__all__ = ["benchmark_attention_methods", "benchmark_heads"]

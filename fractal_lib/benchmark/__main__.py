@@ -5,7 +5,7 @@ import inspect
 import json
 from pathlib import Path
 
-from fractal_lib.benchmark import benchmark_attention_methods
+from fractal_lib.benchmark import benchmark_attention_methods, benchmark_heads
 from fractal_lib.benchmark.machine import describe, load_average
 
 
@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
         description="Time every way to read a context at one t per sample, with its error against float64 dense.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument("--heads", action="store_true", help="time the heads, and their training step, instead")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(default["sizes"]), help="numbers of rows")
     parser.add_argument("--batch", type=int, default=default["batch"], help="samples")
     parser.add_argument("--hidden", type=int, default=default["hidden"], help="numbers in a row")
@@ -33,9 +34,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run there")
     settings = vars(parser.parse_args(arguments))
     file, settings["progress"] = settings.pop("json"), not settings.pop("quiet")
+    benchmark = benchmark_heads if settings.pop("heads") else benchmark_attention_methods
     try:
         machine = describe(settings["device"], settings["threads"])
-        rows = benchmark_attention_methods(**settings)
+        rows = benchmark(**settings)
     except (ValueError, MemoryError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     if file:

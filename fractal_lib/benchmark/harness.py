@@ -1,7 +1,7 @@
 """How it is timed: warmed up, in turns, by `torch.utils.benchmark`, with the error beside the time."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.benchmark import Measurement, Timer
 
 from fractal_lib.benchmark.machine import check_device, free_memory, progress_bar
-from fractal_lib.benchmark.methods import Method, methods, reference, reference_extra
+from fractal_lib.benchmark.methods import Method, methods, reference_extra
 
 TURNS = 3
 
@@ -58,6 +58,26 @@ def benchmark_attention_methods(
     >>> sorted(records[0])
     ['bound', 'error', 'form', 'iqr', 'method', 'n', 'note', 'reads', 'seconds', 'speedup']
     """
+    return run(methods, sizes, batch, hidden, device, compile, threads, seconds, queries, progress)
+
+
+def run(
+    make: Callable[[Tensor, list[Tensor]], Iterable[Method]],
+    sizes: Sequence[int],
+    batch: int,
+    hidden: int,
+    device: str,
+    compile: bool,
+    threads: int,
+    seconds: float,
+    queries: int,
+    progress: bool,
+    header: int = 0,
+) -> list[dict]:
+    """Time what ``make(rows, queries)`` names, for each n; the rest as `benchmark_attention_methods` says.
+
+    Rows are (B, header + n, H).
+    """
     if min([*sizes, batch, hidden, threads, queries, seconds]) <= 0:
         raise ValueError("sizes, batch, hidden, threads, seconds and queries must be positive")
     check_device(device)
@@ -68,13 +88,14 @@ def benchmark_attention_methods(
     try:
         print(_HEAD + "\n" + "-" * len(_HEAD))
         for n in sizes:
-            rows, queried = _draw(n, batch, hidden, device, queries)
-            of_size, timers = _warm_up(rows, list(methods(rows, queried)), compile, threads)
+            rows, queried = _draw(header + n, batch, hidden, device, queries)
+            rivals = list(make(rows, queried))
+            of_size, timers = _warm_up(n, rows, rivals, compile, threads)
             _measure(of_size, timers, seconds, progress)
             for record in of_size:
                 print(_line(record), flush=True)
             records += of_size
-            del rows, timers  # the next size needs the memory, and compiles for itself
+            del rows, rivals, timers  # the next size needs the memory, and compiles for itself
             torch.compiler.reset()
             gc.collect()
     finally:
@@ -99,21 +120,26 @@ def _draw(n: int, batch: int, hidden: int, device: str, queries: int) -> tuple[T
 
 
 @torch.no_grad()
-def _warm_up(rows: Tensor, rivals: list[Method], compile: bool, threads: int) -> tuple[list[dict], list[Timer | None]]:
+def _warm_up(
+    n: int, rows: Tensor, rivals: list[Method], compile: bool, threads: int
+) -> tuple[list[dict], list[Timer | None]]:
     """Call everything once, which compiles it and tells its error; a record and a timer for each form."""
-    device = rows.device
-    exact = reference(rows, rivals[0].queries[0]) if reference_extra(rows) < free_memory(device) else None
+    device, exact = rows.device, {}
+    if reference_extra(rows) < free_memory(device):
+        exact = {m.exact: m.exact(rows, m.queries[0]) for m in {m.exact: m for m in rivals}.values()}
     records, timers = [], []
     for method in rivals:
         fits = method.keeps + method.extra < (free := free_memory(device))
         context = method.build(rows) if fits else None
-        for form in ("eager", "compiled") if compile else ("eager",):
-            record = {"n": rows.shape[1], "method": method.name, "form": form, "reads": method.reads}
-            record |= {"seconds": None, "iqr": None, "speedup": None, "error": None, "bound": method.bound}
+        for form in ("eager", "compiled") if compile and method.compiles else ("eager",):
+            record = {"n": n, "method": method.name, "form": form, "reads": method.reads}
+            record |= {"seconds": None, "iqr": None, "speedup": method.base, "error": None, "bound": method.bound}
             timer = None
             if fits:
                 call = torch.compile(method.call, fullgraph=True, dynamic=False) if form == "compiled" else method.call
-                record["error"], record["note"] = _error(call(context, method.queries[0]), exact)
+                call = method.wrap(call)
+                out = call(context, method.queries[0])
+                record["error"], record["note"] = _error(method, out, exact.get(method.exact))
                 names = {"call": call, "context": context, "queries": cycle(method.queries)}
                 timer = Timer("call(context, next(queries))", globals=names, num_threads=threads)
             else:
@@ -123,12 +149,13 @@ def _warm_up(rows: Tensor, rivals: list[Method], compile: bool, threads: int) ->
     return records, timers
 
 
-def _error(out: Tensor, exact: Tensor | None) -> tuple[float | None, str]:
+def _error(method: Method, out: Tensor, exact: Tensor | None) -> tuple[float | None, str]:
     if exact is None:
         return None, "no memory for the float64 reference"
     if out.shape != exact.shape:
         return None, f"returns {tuple(out.shape)}"
-    return (out - exact).abs().max().item(), ""
+    unit = exact.abs().max().item() if method.relative else 1
+    return (out - exact).abs().max().item() / unit, ""
 
 
 @torch.no_grad()
@@ -143,9 +170,10 @@ def _measure(records: list[dict], timers: list[Timer | None], seconds: float, pr
     for record, _, taken in todo:
         (merged,) = Measurement.merge(taken)
         record["seconds"], record["iqr"] = merged.median, merged.iqr
-    base = next(r["seconds"] for r in records if (r["method"], r["form"]) == ("dense bmm", "eager"))
-    for record, _, _ in todo:
-        record["speedup"] = base / record["seconds"] if base else None
+    eager = {r["method"]: r["seconds"] for r in records if r["form"] == "eager"}
+    for record in records:
+        base, taken = eager[record["speedup"]], record["seconds"]
+        record["speedup"] = base / taken if base and taken else None
 
 
 _HEAD = f"{'n':>8} | {'method':<23} | {'form':<8} | {'reads':>7} | {'median':>9} | {'IQR':>9} | {'vs bmm':>8} | error"

@@ -6,7 +6,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fractal_lib import DenseAttention, FractalAttention, OriginalKernel, WindowAttention
+from fractal_lib import (
+    DenseAttention,
+    DragonCurveAttention,
+    FractalAttention,
+    HilbertCurveAttention,
+    JuliaAttention,
+    OriginalKernel,
+    WindowAttention,
+)
+
+
+def reference(rows: Tensor, t: Tensor) -> Tensor:
+    """Float64 `DenseAttention`, a sample at a time, so that it needs no second context: (B, H) float64."""
+    dense = DenseAttention()
+    return torch.cat([dense(row[None].double(), s[None])[:, 0] for row, s in zip(rows, t, strict=True)])
+
+
+def as_it_is(value: Any) -> Any:
+    """What was given."""
+    return value
 
 
 class Method(NamedTuple):
@@ -21,6 +40,11 @@ class Method(NamedTuple):
         call: ``call(build(rows), query)``, the thing that is timed.
         queries: one argument per call, used in turn.
         bound: a proven limit of the error for these rows, rounding included, or None.
+        exact: the float64 result that errors are measured against, from the rows and a query.
+        wrap: from ``call``, compiled or not, to what is timed; a gradient cannot be inside of what is compiled.
+        base: the method whose eager time is the unit of speed-up.
+        compiles: False to leave the compiled form out.
+        relative: whether errors are shares of the largest exact value.
     """
 
     name: str
@@ -31,6 +55,11 @@ class Method(NamedTuple):
     call: Callable[[Any, Tensor], Tensor]
     queries: list[Tensor]
     bound: float | None = None
+    exact: Callable[[Tensor, Tensor], Tensor] = reference
+    wrap: Callable[[Callable], Callable] = as_it_is
+    base: str = "dense bmm"
+    compiles: bool = True
+    relative: bool = False
 
 
 def sketch(rows: Tensor, t: Tensor) -> Tensor:
@@ -77,12 +106,6 @@ def dense_bmm(rows: Tensor, t: Tensor) -> Tensor:
     return torch.bmm(c.unsqueeze(1), rows).squeeze(1)
 
 
-def reference(rows: Tensor, t: Tensor) -> Tensor:
-    """Float64 `DenseAttention`, a sample at a time, so that it needs no second context: (B, H) float64."""
-    dense = DenseAttention()
-    return torch.cat([dense(row[None].double(), s[None])[:, 0] for row, s in zip(rows, t, strict=True)])
-
-
 def reference_extra(rows: Tensor) -> int:
     """Bytes that `reference` needs while it runs: two float64 copies of a sample, and its weights."""
     return 16 * rows[0].numel() + 64 * rows.shape[1]
@@ -99,9 +122,6 @@ def methods(rows: Tensor, queries: list[Tensor]) -> Iterator[Method]:
     fitted.fit(kernel, n)
     fitted.to(rows.device)
 
-    def as_is(rows):
-        return rows
-
     def reads(attention):
         return attention.reads(queries[0], n).index.shape[-1]
 
@@ -113,14 +133,20 @@ def methods(rows: Tensor, queries: list[Tensor]) -> Iterator[Method]:
     def one_query(attention):
         return lambda rows, t: attention(rows, t)[:, 0]  # (B, 1, H) to (B, H)
 
-    yield Method("sketch, as written", n, 0, batch * (size + weights), as_is, sketch, queries)
-    yield Method("sketch, shapes mended", n, 0, size + weights, as_is, sketch_mended, queries)
-    yield Method("dense bmm", n, 0, weights, as_is, dense_bmm, queries)
+    yield Method("sketch, as written", n, 0, batch * (size + weights), as_it_is, sketch, queries)
+    yield Method("sketch, shapes mended", n, 0, size + weights, as_it_is, sketch_mended, queries)
+    yield Method("dense bmm", n, 0, weights, as_it_is, dense_bmm, queries)
     bound = limit(window, 2 * window.tail)
-    yield Method("window", reads(window), 0, 0, as_is, one_query(window), queries, bound)
-    yield Method("ladder, fitted scales", reads(fitted), 0, 0, as_is, one_query(fitted), queries)
+    yield Method("window", reads(window), 0, 0, as_it_is, one_query(window), queries, bound)
+    yield Method("ladder, fitted scales", reads(fitted), 0, 0, as_it_is, one_query(fitted), queries)
     places = [_places(fitted, t, n) for t in queries]
     yield Method("bare gather of its rows", reads(fitted), 0, 0, lambda rows: rows.flatten(0, 1), _gather, places)
+    for name, attention in (
+        ("Hilbert, 5 x 5 cells", HilbertCurveAttention()),
+        ("dragon", DragonCurveAttention()),
+        ("Julia, c = -6", JuliaAttention(-6.0)),
+    ):
+        yield Method(name, reads(attention), 0, 0, as_it_is, one_query(attention.to(rows.device)), queries)
     bound = limit(given, given.error_bound(n))
     yield Method("ladder, given kernel", reads(given), 2 * size, 0, given.prepare, one_query(given), queries, bound)
 

@@ -1,0 +1,159 @@
+"""The heads side by side: forward, and the step of training that asks for derivatives in t."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fractal_lib import (
+    DenseAttention,
+    DragonCurveAttention,
+    FractalAttention,
+    HilbertCurveAttention,
+    PosteriorAffine,
+    Reads,
+    UltimateFractalPosteriorAffine,
+    WindowAttention,
+)
+from fractal_lib.benchmark.harness import run
+from fractal_lib.benchmark.methods import Method, as_it_is
+
+LATENT = 3
+PASSES = ("forward", "train", "train with context")
+BASE = "dense, float32 bmm"
+
+
+class DenseBmm(DenseAttention):
+    """The original kernel in float32, as the public head has it: the fastest correct form in eager mode."""
+
+    def reads(self, t, n):
+        """All rows: index and weight (B, Q, n)."""
+        l = n.n
+        ts = torch.linspace(0, 1, l, dtype=t.dtype, device=t.device)
+        weight = torch.softmax(-((l * (ts - t.unsqueeze(-1))) ** 2), -1)
+        return Reads(torch.arange(l, device=t.device).expand(weight.shape), weight)
+
+
+def heads(hidden: int) -> dict[str, PosteriorAffine]:
+    """Every head that is timed, by name; all of one network."""
+    parts = {
+        BASE: DenseBmm(),
+        "dense": DenseAttention(),
+        "window": WindowAttention(),
+        "ladder": FractalAttention(),
+        "Hilbert": HilbertCurveAttention(),
+        "dragon": DragonCurveAttention(),
+    }
+    made = {name: PosteriorAffine(LATENT, hidden, attention) for name, attention in parts.items()}
+    made["combined"] = UltimateFractalPosteriorAffine(LATENT, hidden)
+    torch.manual_seed(0)
+    net = PosteriorAffine(LATENT, hidden).net
+    torch.nn.init.normal_(net[-1].weight, std=0.05)
+    for head in made.values():
+        head.net.load_state_dict(net.state_dict())
+    return made
+
+
+def benchmark_heads(
+    sizes: Sequence[int] = (100, 1_000, 10_000),
+    batch: int = 32,
+    hidden: int = 128,
+    device: str = "cpu",
+    compile: bool = False,
+    threads: int = 1,
+    seconds: float = 1.0,
+    queries: int = 256,
+    progress: bool = True,
+) -> list[dict]:
+    """Time every head, and print a table. Arguments and errors raised are those of `benchmark_attention_methods`.
+
+    Passes: *forward*, (m, s) at one t per sample; *train*, (m, s), their derivatives in t, and the gradient of a loss
+    of all four by the parameters, as for a context that is given; *train with context*, by the context too, as for one
+    that an encoder makes: a gradient as large as the context, whatever the head.
+
+    Returns:
+        records as `benchmark_attention_methods` has them, with ``head`` and ``pass``; ``n`` and ``reads`` leave out the
+        header. ``error`` is the largest difference of m and s, or of the gradient of the first layer,
+        from the same head's in float64, over the largest value; ``speedup`` is over the dense float32 head.
+
+    Source: chapter ``posterior/combined_head``.
+
+    >>> records = benchmark_heads([16], batch=2, hidden=4, seconds=0.01, progress=False)
+    n | method ...
+    >>> {record["pass"] for record in records} == set(PASSES)
+    True
+    """
+    settings = (sizes, batch, hidden, device, compile, threads, seconds, queries, progress)
+    # one pass after another: the compiler takes only so many variants of one function at a time
+    records = [record for kind in PASSES for record in run(partial(_methods, kind), *settings, header=1)]
+    for record in records:
+        record["head"], record["pass"] = record["method"].split(": ")
+    return records
+
+
+def _methods(kind: str, ctx: Tensor, queries: list[Tensor]) -> Iterator[Method]:
+    batch, _, hidden = ctx.shape
+    context_gradient = ctx.numel() * ctx.element_size() if kind == "train with context" else 0
+    for name, head in heads(hidden).items():
+        head.to(ctx.device)
+        reads = head.attention.reads(queries[0], head.attention.prepare(ctx[:, 1:]).cells).index.shape[-1]
+        call, exact, wrap = _forward(head), _exact_forward(head), as_it_is
+        if kind != "forward":
+            call, exact, wrap = _loss(head), _exact_gradient(head), _gradient(head, context_gradient > 0)
+        yield Method(
+            name=f"{name}: {kind}",
+            reads=reads,
+            keeps=0,
+            extra=12 * batch * reads * ctx.element_size() + 3 * context_gradient,
+            build=as_it_is,
+            call=call,
+            queries=queries,
+            exact=exact,
+            wrap=wrap,
+            base=f"{BASE}: {kind}",
+            compiles=kind == "forward" or name != BASE,  # its derivative does not: PyTorch issue 177261
+            relative=True,
+        )
+
+
+def _forward(head: PosteriorAffine) -> Callable:
+    return lambda ctx, t: torch.cat(head(ctx, t), 1)
+
+
+def _loss(head: PosteriorAffine) -> Callable:
+    def loss(ctx, t):
+        values, slopes = head(ctx, t, return_t_dir=True)
+        # slopes grow with n; unscaled they would drown the values
+        return sum(v.square().sum() for v in values) + sum(d.square().sum() for d in slopes) / ctx.shape[1] ** 2
+
+    return loss
+
+
+def _gradient(head: PosteriorAffine, with_context: bool) -> Callable:
+    parameters = list(head.parameters())
+
+    def wrap(loss):
+        def call(ctx, t):
+            with torch.enable_grad():
+                ctx = ctx.detach().requires_grad_(with_context)
+                inputs = [*parameters, ctx] if with_context else parameters
+                grads = torch.autograd.grad(loss(ctx, t), inputs, allow_unused=True)
+            return grads[[p is head.net[0].weight for p in parameters].index(True)]
+
+        return call
+
+    return wrap
+
+
+def _exact_forward(head: PosteriorAffine) -> Callable:
+    exact = copy.deepcopy(head).double()
+    one = _forward(exact)
+    return lambda ctx, t: torch.cat([one(c[None].double(), s[None].double()) for c, s in zip(ctx, t, strict=True)])
+
+
+def _exact_gradient(head: PosteriorAffine) -> Callable:
+    exact = copy.deepcopy(head).double()
+    one = _gradient(exact, False)(_loss(exact))
+    return lambda ctx, t: sum(one(c[None].double(), s[None].double()) for c, s in zip(ctx, t, strict=True))
