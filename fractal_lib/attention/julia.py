@@ -4,6 +4,7 @@ import cmath
 import math
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -31,8 +32,8 @@ class JuliaAttention(ContextAttention):
         fall: (1,) float32 parameter, from which the exponent follows; None with a kernel.
 
     Takes ``observed``: where every row that is read is missing, it is an error. Complexity: some n^D reads of H numbers
-    per query, D = ``julia_dimension(c)``: a power of n, not a logarithm. The offsets are found once for
-    each power of two, in O(n + n^D log^2 n), and kept. Source: Fatou (1919) for the dust; chapter ``attention/julia``.
+    per query, D = ``julia_dimension(c)``: a power of n, not a logarithm. The offsets are found once for each power of
+    two, in O(n + n^D log^2 n), and kept. Source: Fatou and Julia (1917-1918) for the dust; chapter ``attention/julia``.
 
     Raises:
         ValueError: if c is not a finite real number below -2.
@@ -58,8 +59,8 @@ class JuliaAttention(ContextAttention):
 
     def offsets(self, n: int) -> Tensor:
         """The distances that are read in a context of n rows: int64, ascending, the same on both sides of 0."""
-        one_side = _dust(self.c, _round_up(n)).nonzero().squeeze(1)
-        return torch.cat([-one_side[1:].flip(0), one_side])
+        one_side = np.flatnonzero(_dust(self.c, _round_up(n)))
+        return torch.from_numpy(np.concatenate([-one_side[:0:-1], one_side]))
 
     def reads(self, t: Tensor, n: int | Cells) -> Reads:
         """Where to read for t (B, Q): index and weight (B, Q, K), each row once; rows off the end weigh 0."""
@@ -89,40 +90,42 @@ def _stencil(c: float, n: int, device: torch.device) -> tuple[Tensor, Tensor, Te
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept must serve training too
 def _find_stencil(c: float, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """What is read, counted from the row below the query: rows (K,), their offsets (K, 4), which of these are held.
 
     The spline of offset o covers the rows o - 1 to o + 2. Turned around: row j takes part, as the first to the fourth
     of them, in the offsets j + 1 to j - 2, as far as the dust holds them.
     """
-    one_side = nn.functional.pad(_dust(c, n), (0, 3))  # (n + 3,): beyond the end there is nothing
-    both = torch.cat([one_side[1:].flip(0), one_side])  # of the offsets -n - 2 to n + 2
-    held = both.unfold(0, 4, 1).flip(1)  # (2 n + 2, 4): row j = -n holds the offsets -n + 1 to -n - 2
-    row = held.any(1).nonzero().squeeze(1)
-    held, row = held[row], row - n
-    offset = row.unsqueeze(-1) - torch.arange(-1, 3)
-    return row.to(device), offset.to(device), held.to(device)
+    one_side = np.pad(_dust(c, n), (0, 3))  # (n + 3,): beyond the end there is nothing
+    both = np.concatenate([one_side[:0:-1], one_side])  # of the offsets -n - 2 to n + 2
+    held = np.lib.stride_tricks.sliding_window_view(both, 4)[:, ::-1]  # row j = -n holds offsets -n + 1 to -n - 2
+    row = np.flatnonzero(held.any(1))
+    offset = (row - n)[:, None] - np.arange(-1, 3)
+    tables = row - n, offset, held[row]
+    return tuple(torch.from_numpy(np.ascontiguousarray(table)).to(device) for table in tables)
 
 
 @lru_cache(maxsize=64)
-def _dust(c: float, n: int) -> Tensor:
+def _dust(c: float, n: int) -> np.ndarray:
     """(n,) bool: does the dust, laid over [0, n - 1] with its tip on 0, hold a point within 1/2 of each whole number?
 
     Intervals that together hold all of the dust are split until none is longer than one row. Then their ends, which
     belong to it, name all the numbers that it meets. An interval is named by its itinerary, the sides of 0 on which
-    its points are, round after round; its ends follow by going backwards from -r and r.
+    its points are, round after round; its ends follow by going backwards from -r and r. In numpy, which knows no
+    default device and no inference mode.
     """
     r = escape_radius(c)
-    met = torch.zeros(n, dtype=torch.bool)
-    sides, rounds = torch.zeros(1, dtype=torch.int64), 0  # bit j: the side, j rounds before the last
+    met = np.zeros(n, dtype=bool)
+    sides, rounds = np.zeros(1, dtype=np.int64), 0  # bit j: the side, j rounds before the last
     while len(sides):
-        ends = torch.tensor([-r, r], dtype=torch.float64).expand(len(sides), 2)
+        ends = np.full((len(sides), 2), (-r, r))
         for bit in range(rounds):
-            root = (ends - c).sqrt()
-            ends = torch.where((sides >> bit & 1).bool().unsqueeze(-1), root, -root)
+            root = np.sqrt(ends - c)
+            ends = np.where((sides >> bit & 1)[:, None], root, -root)
         distance = (r - ends) * ((n - 1) / (2 * r))
-        long = (distance[:, 0] - distance[:, 1]).abs() > 1
-        met[distance[~long].round().long()] = True
-        sides = (2 * sides[long].unsqueeze(-1) + torch.arange(2)).flatten()
+        long = np.abs(distance[:, 0] - distance[:, 1]) > 1
+        met[np.rint(distance[~long]).astype(np.int64)] = True
+        sides = (2 * sides[long, None] + np.arange(2)).ravel()
         rounds += 1
     return met

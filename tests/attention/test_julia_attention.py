@@ -187,6 +187,22 @@ def test_a_graph_serves_every_n_up_to_the_next_power_of_two():
     assert counter.frame_count == 2
 
 
+def test_what_is_kept_from_inference_serves_training():
+    rows, t = torch.randn(1, 37, 2), torch.rand(1, 3)
+    with torch.inference_mode():
+        JuliaAttention(-7.125)(rows, t)
+    attention = JuliaAttention(-7.125)
+    attention(rows, t).sum().backward()
+    assert attention.fall.grad is not None
+
+
+def test_a_default_device_does_not_matter():
+    with torch.device("meta"):
+        offsets = JuliaAttention(-8.25).offsets(50)
+    assert offsets.device.type == "cpu"
+    assert offsets.tolist() == [s * o for s, side in ((-1, dust(-8.25, 50)[:0:-1]), (1, dust(-8.25, 50))) for o in side]
+
+
 def test_inductor_agrees():
     torch.compiler.reset()
     attention, rows = JuliaAttention(), torch.randn(2, 70, 3, requires_grad=True)
