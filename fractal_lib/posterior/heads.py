@@ -117,8 +117,9 @@ class UltimateFractalPosteriorAffine(PosteriorAffine):
     Attributes:
         fractal_weights: (3,) parameter, logits of the shares of ladder, Hilbert curve and dragon.
 
-    Takes the place of the dense head as it is: same arguments, same calls. Complexity: at most 8 log2(n) + 33 reads a query,
-    where the dense head has n. Source: the original sketch's class of this name; chapter ``posterior/combined_head``.
+    Takes the place of the dense head as it is: same arguments, same calls. Complexity: at most 8 log2(n) + 33 reads a
+    query, where the dense head has n. Source: the original sketch's class of this name; chapter
+    ``posterior/combined_head``.
 
     >>> head = UltimateFractalPosteriorAffine(latent_size=3, hidden_size=16)
     >>> (m, s), (dm, ds) = head(torch.randn(8, 1 + 1000, 16), torch.rand(8, 1), return_t_dir=True)
