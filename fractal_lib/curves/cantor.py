@@ -130,15 +130,19 @@ def ladder(x: Tensor, stride: Tensor | int) -> tuple[Tensor, Tensor]:
     return base.long().unsqueeze(-1) + torch.arange(-1, 3, device=x.device), u - base
 
 
-def bspline_weights(fraction: Tensor) -> Tensor:
-    """Weights of the four grid points around a position: the uniform cubic B-spline.
+def bspline_weights(fraction: Tensor, order: int = 0) -> Tensor:
+    """Weights of the four grid points around a position: the uniform cubic B-spline, or a derivative of it.
 
     Args:
         fraction: distance past the second of the four points, in strides, in [0, 1); any shape.
+        order: 0 for the weights, 1 or 2 for their first or second derivative in ``fraction``.
 
     Returns:
-        shape of ``fraction`` plus (4,). They sum to 1, are C^2 in the position across grid points,
-        and the first (last) is 0 exactly where its point is left behind (comes in).
+        shape of ``fraction`` plus (4,). They sum to 1 (a derivative: to 0), are C^2 in the position across grid
+        points, and the first (last) is 0 exactly where its point is left behind (comes in).
+
+    Raises:
+        ValueError: for an order other than 0, 1 or 2 (the third derivative jumps).
 
     Written as polynomials of the fraction and not of |u|, whose second derivative autograd reports
     as 0 at u = 0. Source: de Boor (1978); chapter ``curves/cantor``.
@@ -148,4 +152,10 @@ def bspline_weights(fraction: Tensor) -> Tensor:
     """
     f, g = fraction, 1 - fraction
     f2, g2 = f * f, g * g
+    if order == 1:
+        return torch.stack([-g2, f * (3 * f - 4), g * (4 - 3 * g), f2], dim=-1) / 2
+    if order == 2:
+        return torch.stack([g, 3 * f - 2, 3 * g - 2, f], dim=-1)
+    if order:
+        raise ValueError(f"order must be 0, 1 or 2, got {order}")
     return torch.stack([g2 * g, 4 - 3 * f2 * (1 + g), 4 - 3 * g2 * (1 + f), f2 * f], dim=-1) / 6

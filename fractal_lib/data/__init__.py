@@ -1,6 +1,10 @@
-"""Real series and pictures that ship inside installed packages: nothing here downloads anything."""
+"""Real series and pictures that ship inside installed packages, and simulators: nothing here downloads anything."""
 
 from fractal_lib.data.co2 import Series, co2, holdout
 from fractal_lib.data.images import digits, elevation, mri
+from fractal_lib.data.simulate import Simulation, bursts, double_well, long_lorenz, lorenz, ornstein_uhlenbeck
 
-__all__ = ["Series", "co2", "digits", "elevation", "holdout", "mri"]
+__all__ = [
+    "Series", "Simulation", "bursts", "co2", "digits", "double_well", "elevation", "holdout", "long_lorenz", "lorenz",
+    "mri", "ornstein_uhlenbeck",
+]  # fmt: skip

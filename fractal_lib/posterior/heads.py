@@ -1,5 +1,7 @@
 """Heads: a context and a time to the mean and spread of a latent (chapter ``posterior/combined_head``)."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,22 @@ from fractal_lib.attention.mixture import MixtureAttention
 from fractal_lib.attention.reads import ContextAttention, Reads
 
 Coefficients = tuple[Tensor, Tensor]
+
+
+class Paths(NamedTuple):
+    """Mean m and spread s of a latent, and their derivatives in t; (B, Q, Z) each."""
+
+    m: Tensor
+    s: Tensor
+    dm: Tensor
+    ds: Tensor
+
+    @classmethod
+    def of(cls, y: Tensor, dy: Tensor) -> "Paths":
+        """From (m, log s), (B, Q, 2 Z), and its derivative."""
+        (m, log_s), (dm, dlog_s) = y.chunk(2, dim=-1), dy.chunk(2, dim=-1)
+        s = log_s.exp()
+        return cls(m, s, dm, s * dlog_s)
 
 
 class PosteriorAffine(nn.Module):
@@ -53,21 +71,13 @@ class PosteriorAffine(nn.Module):
             raise TypeError(f"attention must be a ContextAttention, got {type(attention).__name__}")
         self.latent_size, self.hidden_size = latent_size, hidden_size
         self.attention = attention
-        self.net = nn.Sequential(
-            nn.Linear(hidden_size + 1, hidden_size),
-            nn.SiLU(),
-            nn.Linear(hidden_size, hidden_size),
-            nn.SiLU(),
-            nn.Linear(hidden_size, 2 * latent_size),
-        )
-        with torch.no_grad():
-            self.net[-1].weight[latent_size:] = 0
-            self.net[-1].bias[latent_size:] = init_logstd
+        self.net = affine_net(hidden_size + 1, hidden_size, latent_size, init_logstd)
 
     def get_coeffs(self, ctx: Tensor, t: Tensor) -> Coefficients:
         """Mean m and spread s, (B, Z) each, for ctx (B, 1 + n, H) and t (B, 1)."""
+        _check_one_time(ctx, t)
         u = self._read(ctx, t)
-        m, log_s = self.net(torch.cat([u, t.to(u.dtype)], 1)).chunk(2, dim=1)
+        m, log_s = self.net(torch.cat([u, t.to(u.dtype).unsqueeze(-1)], -1)).squeeze(1).chunk(2, dim=-1)
         return m, log_s.exp()
 
     def forward(
@@ -79,29 +89,30 @@ class PosteriorAffine(nn.Module):
         """
         if not return_t_dir:
             return self.get_coeffs(ctx, t)
+        _check_one_time(ctx, t)
+        m, s, dm, ds = (part.squeeze(1) for part in self.get_paths(ctx, t))
+        return (m, s), (dm, ds)
+
+    def get_paths(self, ctx: Tensor, t: Tensor) -> Paths:
+        """Means, spreads and their derivatives at many times of each context, t (B, Q), by one read."""
         u, du = torch.func.jvp(lambda s: self._read(ctx, s), (t,), (torch.ones_like(t),))
-        x, dx = torch.cat([u, t.to(u.dtype)], 1), torch.cat([du, torch.ones_like(t, dtype=u.dtype)], 1)  # (B, H + 1)
-        y, dy = push_forward(self.net, x, dx)
-        (m, log_s), (dm, dlog_s) = y.chunk(2, dim=1), dy.chunk(2, dim=1)
-        s = log_s.exp()
-        return (m, s), (dm, s * dlog_s)
+        time = t.to(u.dtype).unsqueeze(-1)
+        x, dx = torch.cat([u, time], -1), torch.cat([du, torch.ones_like(time)], -1)  # (B, Q, H + 1)
+        return Paths.of(*push_forward(self.net, x, dx))
 
     def _read(self, ctx: Tensor, t: Tensor) -> Tensor:
-        """Header and what is read at t, added up: (B, H)."""
-        self._check(ctx, t)
+        """Header and what is read at t, added up: (B, Q, H)."""
+        if ctx.dim() != 3 or ctx.shape[1] < 2 or ctx.shape[2] != self.hidden_size:
+            raise ValueError(f"expected ctx (B, 1 + n, {self.hidden_size}) with n >= 1, got {tuple(ctx.shape)}")
+        if t.dim() != 2 or t.shape[0] != ctx.shape[0]:
+            raise ValueError(f"expected t (B, Q) with B = {ctx.shape[0]}, got {tuple(t.shape)}")
         context = self.attention.prepare(ctx[:, 1:])
         reads = self.attention.reads(t, context.cells)
         if context.cells.levels > 1:  # pooled rows are a tensor of their own
-            return ctx[:, 0] + self.attention.read(context.rows, reads).squeeze(1)
+            return ctx[:, :1] + self.attention.read(context.rows, reads)
         # The header is one more read, row 0 with weight 1: two slices would cost two more gradients of the size of ctx.
         index, weight = nn.functional.pad(reads.index + 1, (1, 0)), nn.functional.pad(reads.weight, (1, 0), value=1.0)
-        return self.attention.read(ctx, Reads(index, weight)).squeeze(1)
-
-    def _check(self, ctx: Tensor, t: Tensor) -> None:
-        if ctx.dim() != 3 or ctx.shape[1] < 2 or ctx.shape[2] != self.hidden_size:
-            raise ValueError(f"expected ctx (B, 1 + n, {self.hidden_size}) with n >= 1, got {tuple(ctx.shape)}")
-        if t.shape != (ctx.shape[0], 1):
-            raise ValueError(f"expected t of shape {(ctx.shape[0], 1)}, one time per context, got {tuple(t.shape)}")
+        return self.attention.read(ctx, Reads(index, weight))
 
 
 class UltimateFractalPosteriorAffine(PosteriorAffine):
@@ -135,6 +146,26 @@ class UltimateFractalPosteriorAffine(PosteriorAffine):
     def fractal_weights(self) -> nn.Parameter:
         """Logits of the shares of the three patterns."""
         return self.attention.logits
+
+
+def _check_one_time(ctx: Tensor, t: Tensor) -> None:
+    if t.shape != (ctx.shape[0], 1):
+        raise ValueError(f"expected t of shape {(ctx.shape[0], 1)}, one time per context, got {tuple(t.shape)}")
+
+
+def affine_net(inputs: int, hidden_size: int, latent_size: int, init_logstd: float) -> nn.Sequential:
+    """The network of `PosteriorAffine`: inputs to (m, log s), log s a constant before training."""
+    net = nn.Sequential(
+        nn.Linear(inputs, hidden_size),
+        nn.SiLU(),
+        nn.Linear(hidden_size, hidden_size),
+        nn.SiLU(),
+        nn.Linear(hidden_size, 2 * latent_size),
+    )
+    with torch.no_grad():
+        net[-1].weight[latent_size:] = 0
+        net[-1].bias[latent_size:] = init_logstd
+    return net
 
 
 def push_forward(net: nn.Sequential, x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
