@@ -169,10 +169,11 @@ def affine_net(inputs: int, hidden_size: int, latent_size: int, init_logstd: flo
 
 
 def push_forward(net: nn.Sequential, x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
-    """``net(x)`` and its directional derivative along ``dx``; `Linear` by hand, the rest by forward AD.
+    """``net(x)`` and its directional derivative along ``dx``, for layers that are `Linear` or act on each number alone.
 
-    Forward AD gives the weights of a `Linear` tangents without storage, on which a compiled gradient fails (PyTorch
-    issue 177261).
+    A `Linear` is pushed by hand: forward AD gives its weights tangents without storage, on which a compiled gradient
+    fails (PyTorch issue 177261). For the others the Jacobian is diagonal, so that reverse AD, which has fused
+    kernels, gives the same as forward AD.
 
     Args:
         net: layers that take and give one tensor.
@@ -185,5 +186,6 @@ def push_forward(net: nn.Sequential, x: Tensor, dx: Tensor) -> tuple[Tensor, Ten
         if isinstance(layer, nn.Linear):
             x, dx = layer(x), dx @ layer.weight.mT
         else:
-            x, dx = torch.func.jvp(layer, (x,), (dx,))
+            x, pull = torch.func.vjp(layer, x)
+            (dx,) = pull(dx)
     return x, dx

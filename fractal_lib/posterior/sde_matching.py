@@ -110,8 +110,8 @@ class LatentSDE(nn.Module):
     def _drift(self, paths: Paths, eps: Tensor, t: Tensor, duration: float) -> tuple[Tensor, Tensor, Tensor]:
         """The posterior's drift f at z = m + s eps; g^2; z: (B, Q, Z) each."""
         z = paths.m + paths.s * eps
-        # g_i depends on z_i alone: the derivative along (1, ..., 1) is that of each by its own
-        g2, dg2 = torch.func.jvp(lambda z: self.prior.diffusion(z, t) ** 2, (z,), (torch.ones_like(z),))
+        g2, pull = torch.func.vjp(lambda z: self.prior.diffusion(z, t) ** 2, z)
+        (dg2,) = pull(torch.ones_like(z))  # g_i depends on z_i alone: this is the derivative of each by its own
         return (paths.dm + paths.ds * eps) / duration - g2 * eps / (2 * paths.s) + dg2 / 2, g2, z
 
     @torch.no_grad()
