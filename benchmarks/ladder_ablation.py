@@ -1,0 +1,101 @@
+"""What each part of `LadderPosterior` is worth: levels, slopes, a header, the dragon's contrast, the Hilbert curve.
+
+    python benchmarks/ladder_ablation.py --json benchmarks/results/ladder-ablation.json
+
+Every variant is trained from three seeds, on 41 clean rows and on 1000 noisy ones, and judged by its held-out loss.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from fractal_lib import DragonCurveAttention, HilbertCurveAttention, read
+from fractal_lib.benchmark.machine import describe, load_average
+from fractal_lib.posterior import DataPyramid, LadderPosterior, fit
+from fractal_lib.posterior.heads import affine_net
+from fractal_lib.posterior.ladder import Features
+from fractal_lib.posterior.tasks import lorenz_task
+
+
+class Variant(LadderPosterior):
+    """A ladder posterior with some of its features left out, or with more of them."""
+
+    def __init__(self, data, latent_size, hidden_size, levels=None, without=(), also=()):
+        super().__init__(data, latent_size, hidden_size, levels)
+        self.without, self.also, self.values = without, also, data.values
+        sample = self.widen(DataPyramid(data, levels), torch.zeros(1).long(), torch.zeros(1, 1).double())
+        self.net = affine_net(sample.value.shape[-1] + self.clock.size, hidden_size, latent_size, -0.5)
+
+    def prepare(self, data):
+        self.values = data.values
+        pyramid = super().prepare(data)
+        plain = pyramid.read
+        pyramid.read = lambda series, t: self.widen(pyramid, series, t, plain)
+        return pyramid
+
+    def widen(self, pyramid, series, t, plain=None):
+        features = (plain or pyramid.read)(series, t)
+        channels = self.values.shape[2]
+        per_level = [part.unflatten(-1, (-1, 2 * channels)) for part in features]
+        if "slopes" in self.without:
+            per_level = [part[..., :channels] for part in per_level]
+        if "values" in self.without:
+            per_level = [part[..., channels:] for part in per_level]
+        parts = [part.flatten(-2) for part in per_level]
+        for attention in self.also:
+            if attention == "header":  # the mean of the whole series, the same at every t
+                top = pyramid.rows[(series + 1) * pyramid.packed - 1].unsqueeze(1).expand(-1, t.shape[1], -1)
+                more = top, torch.zeros_like(top)
+            else:
+                rows = self.values[series]
+                more = torch.func.jvp(
+                    lambda t, attention=attention, rows=rows: read(rows, attention.reads(t, rows.shape[1])),
+                    (t,), (torch.ones_like(t),),
+                )  # fmt: skip
+            parts = [torch.cat(pair, -1) for pair in zip(parts, more, strict=True)]
+        return Features(*parts)
+
+
+def variants(n):
+    """Name to arguments of `Variant`: levels first, then what is left out or added with all levels."""
+    counts = [1, 2, 3, 4, 5, None] if n == 41 else [1, 2, 4, 6, 8, None]
+    for levels in counts:
+        yield f"{levels or 'all'} levels", dict(levels=levels)
+    yield "no slopes", dict(without=("slopes",))
+    yield "no values", dict(without=("values",))
+    yield "with a header", dict(also=("header",))
+    yield "with the dragon's contrast", dict(also=(DragonCurveAttention(signed=True),))
+    yield "with a Hilbert window", dict(also=(HilbertCurveAttention(),))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--json", type=Path)
+    settings = parser.parse_args()
+    torch.set_num_threads(1)
+    record = describe("cpu", 1) | {"steps": settings.steps, "seeds": settings.seeds, "runs": []}
+    for n, noise in ((41, 0.01), (1000, 0.3)):
+        task = lorenz_task(n, noise)
+        for name, arguments in variants(n):
+            bounds, begun = [], time.process_time()
+            for seed in settings.seeds:
+                run = task.with_plan(seed=seed, steps=settings.steps)
+                model = run.build("ladder", seed)
+                torch.manual_seed(seed)
+                model.posterior = Variant(run.train, run.latent_size, run.hidden_size, **arguments)
+                fit(model, run.train, run.plan)
+                bounds.append(round(run.report(model)["bound"], 2))
+            seconds = round((time.process_time() - begun) / len(bounds), 1)
+            print(f"n = {n}, noise {noise}: {name:28} {bounds} {seconds} s each", flush=True)
+            record["runs"].append(dict(n=n, noise=noise, variant=name, bounds=bounds, cpu_s=seconds))
+            if settings.json:
+                settings.json.write_text(json.dumps(record | {"load_average_after": load_average()}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
