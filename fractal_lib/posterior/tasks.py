@@ -122,7 +122,7 @@ def co2_task(seed: int = 0) -> Task:
         parts = {"learnt": learnt, "scattered": scattered, "year": year}
         truth = series.values - parabola
         result = {name: scores(mean[part], spread[part], truth[part]) for name, part in parts.items()}
-        return result | {"noise": float(model.observation.log_noise.exp()) * sd, **evaluate(model, data, queries=256)}
+        return result | {"noise": model.observation.log_noise.exp().item() * sd, **evaluate(model, data, queries=256)}
 
     plan = Plan(steps=3000, batch=1, queries=256, rate=3e-3, anneal=True)
     return Task(data, plan, report, hidden_size=64, noise=0.2, learn_noise=True, clock=Clock([1 / years], harmonics=4))
@@ -148,7 +148,7 @@ def long_task(n: int = 100_000) -> Task:
         mean, spread, there = mean.double().numpy(), spread.double().numpy(), observed.numpy()
         parts = {"missing": ~there, "observed": there}
         result = {name: scores(mean[part], spread[part], truth[part]) for name, part in parts.items()}
-        return result | {"noise": model.observation.log_noise.exp().tolist()}
+        return result | {"noise": model.observation.log_noise.detach().exp().tolist()}
 
     plan = Plan(steps=6000, batch=1, queries=1024, rate=2e-3, anneal=True)
     return Task(data, plan, report, noise=0.5, learn_noise=True)
