@@ -51,6 +51,8 @@ def structural(values, learnt):
     season = [{"period": YEAR, "harmonics": 4}]
     model = UnobservedComponents(np.where(learnt, values, np.nan), "local linear trend", freq_seasonal=season)
     fit = model.fit(disp=False, maxiter=500, cov_type="none")
+    if not fit.mle_retvals["converged"]:  # the line search gave up: go on without gradients
+        fit = model.fit(fit.params, method="powell", disp=False, maxiter=500, cov_type="none")
     design = model["design"][0]  # (K,)
     signal = design @ fit.smoothed_state
     variance = np.einsum("i,ijt,j->t", design, fit.smoothed_state_cov, design)
