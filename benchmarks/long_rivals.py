@@ -1,0 +1,126 @@
+"""What the latent SDE has to beat on the long Lorenz series: three rivals, judged by the path without its noise.
+
+    python benchmarks/long_rivals.py --json benchmarks/results/long-rivals.json
+
+A straight line between the observed rows; a local linear trend in each coordinate, which knows nothing of the process;
+and a smoother that is given the equations, the noise and the standardisation, which nobody has on real data. Each runs
+in a process of its own, so that its peak of memory is its own.
+"""
+
+import argparse
+import json
+import resource
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from statsmodels.tsa.statespace.structural import UnobservedComponents
+
+from fractal_lib.benchmark.machine import describe, load_average
+from fractal_lib.data.exact import gaussian_smoother, lorenz_moments
+from fractal_lib.data.scores import scores
+from fractal_lib.data.simulate import long_lorenz
+
+NOISE, INNER = 0.3, 25  # what long_lorenz takes
+FITTED = 5000  # rows the variances of the trend are fitted on
+
+
+def linear(values, observed, simulation):
+    """A line between neighbours; spread: rms error at observed rows, the rows as near as the nearest left out."""
+    rows, known = np.arange(len(values)), np.flatnonzero(observed)
+    mean = np.stack([np.interp(rows, known, column[known]) for column in values.T], 1)
+    after = np.searchsorted(known, rows)
+    around = np.stack([known[np.clip(after - 1, 0, None)], known[np.clip(after, None, len(known) - 1)]])
+    distance = np.abs(around - rows).min(0)
+    spread = np.stack([_left_out(values, known, d) for d in range(1, distance.max() + 1)])
+    spread = np.concatenate([np.full((1, values.shape[1]), NOISE), spread])  # an observed row is its own prediction
+    return mean, spread[distance], {"spread_by_distance": spread.round(4).tolist()}
+
+
+def _left_out(values, known, distance):
+    """(C,) sd of the error against the noiseless path when the rows nearer than ``distance`` are not used.
+
+    What is seen at an observed row is that error and the row's own noise, whose variance is taken away. What is left
+    is held to be no less than what the mean of two noisy rows has.
+    """
+    left, right = np.searchsorted(known, known - distance, "right") - 1, np.searchsorted(known, known + distance)
+    inside = (left >= 0) & (right < len(known))
+    here, a, b = known[inside], known[left[inside]], known[right[inside]]
+    line = values[a] + (values[b] - values[a]) * ((here - a) / (b - a))[:, None]
+    return np.sqrt(np.maximum(((values[here] - line) ** 2).mean(0) - NOISE**2, NOISE**2 / 2))
+
+
+def trend(values, observed, simulation):
+    """A local linear trend and noise in each coordinate, variances by maximum likelihood on the first rows."""
+    means, spreads, estimates = [], [], []
+    for column in np.where(observed[:, None], values, np.nan).T:
+        some = UnobservedComponents(column[:FITTED], "local linear trend")
+        fit = some.fit(disp=False, maxiter=500, cov_type="none")
+        smoothed = UnobservedComponents(column, "local linear trend").smooth(fit.params, cov_type="none")
+        means.append(smoothed.smoothed_state[0])
+        spreads.append(np.sqrt(smoothed.smoothed_state_cov[0, 0]))
+        estimates.append(dict(zip(some.param_names, fit.params.tolist(), strict=True)))
+        estimates[-1]["converged"] = bool(fit.mle_retvals["converged"])
+    return np.stack(means, 1), np.stack(spreads, 1), {"rows_fitted_on": FITTED, "estimates": estimates}
+
+
+def equations(values, observed, simulation):
+    """`gaussian_smoother` with all that the simulator knew but the path and the shocks."""
+    centre, scale = simulation.mean.numpy(), simulation.sd.numpy()
+    dt = float(simulation.times[-1]) / (len(values) - 1)
+    raw = values * scale + centre
+    start = centre, np.diag(scale**2)
+    mean, cov = gaussian_smoother(lorenz_moments, raw, observed, NOISE * scale, dt, INNER, *start)
+    return (mean - centre) / scale, np.sqrt(np.diagonal(cov, axis1=1, axis2=2)) / scale, {"inner": INNER}
+
+
+RIVALS = {"linear interpolation": linear, "local linear trend": trend, "the true equations": equations}
+
+
+def judge(name, n):
+    torch.set_num_threads(1)
+    simulation, observed = long_lorenz(n, NOISE)
+    there, truth = observed.numpy(), simulation.latent[0].numpy()
+    values = np.where(there[:, None], simulation.observed[0].numpy(), np.nan)
+    memory, wall, cpu = _peak_mb(), time.perf_counter(), time.process_time()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        mean, spread, more = RIVALS[name](values, there, simulation)
+    result = {"rival": name, "memory_before_mb": memory, "peak_memory_mb": _peak_mb()}
+    result |= {"wall_s": round(time.perf_counter() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+    report = {part: scores(mean[rows], spread[rows], truth[rows])
+              for part, rows in {"missing": ~there, "observed": there}.items()}  # fmt: skip
+    said = sorted({f"{one.category.__name__}: {one.message}" for one in caught})
+    return result | {"report": report, "warnings": said} | more
+
+
+def _peak_mb():
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=100_000, help="rows of the series")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the runs there")
+    settings = parser.parse_args()
+    record = describe("cpu", 1) | {"n": settings.n, "unit": "sd of a coordinate", "runs": []}
+    record["versions"] |= {"statsmodels": version("statsmodels")}
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for run in pool.map(judge, RIVALS, [settings.n] * len(RIVALS)):
+            record["runs"].append(run)
+            print(f"{run['rival']}: {run['cpu_s']} s of processor, peak {run['peak_memory_mb']} MB "
+                  f"({run['memory_before_mb']} before); {'; '.join(run['warnings']) or 'no warnings'}")  # fmt: skip
+            for part, result in run["report"].items():
+                print(f"    {part:10}", "  ".join(f"{key} {value:.4f}" for key, value in result.items()), flush=True)
+    if settings.json:
+        settings.json.parent.mkdir(parents=True, exist_ok=True)
+        settings.json.write_text(json.dumps(record | {"load_average_after": load_average()}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
