@@ -7,7 +7,7 @@ and a smoother that is given the equations, the noise and the standardisation, w
 in a process of its own, so that its peak of memory is its own.
 
 The last runs twice, with one pass and with three: its Gaussian is a poor one across a long hole, and one bad hole can
-be most of the mean square. Three were chosen in sight of the truth, on `long_lorenz(20_000)`.
+be most of the mean square. Three were chosen in sight of the truth, on the first 20 000 rows of the same path.
 """
 
 import argparse
