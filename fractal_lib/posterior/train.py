@@ -23,6 +23,7 @@ def train(
     progress: bool = False,
     steps: int | None = None,
     batch: int | None = None,
+    interval: int | None = None,
     **settings,
 ) -> dict:
     """Train one model on one task, and say all there is to say of it.
@@ -34,7 +35,7 @@ def train(
         device: "cpu" or "cuda".
         checkpoint: file to go on from, and to write.
         progress: whether to show a bar.
-        steps, batch: instead of the task's own.
+        steps, batch, interval: instead of the task's own plan.
         settings: of the task: ``n`` and ``noise`` of lorenz, ``n`` of long.
 
     Returns:
@@ -52,7 +53,7 @@ def train(
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     if task == "co2":
         settings["seed"] = seed
-    chosen = TASKS[task](**settings).with_plan(steps=steps, batch=batch, seed=seed)
+    chosen = TASKS[task](**settings).with_plan(steps=steps, batch=batch, interval=interval, seed=seed)
     machine = describe(device, torch.get_num_threads())
     model, data = chosen.build(head, seed, levels).to(device), chosen.train.to(device)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -90,6 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="instead of the task's own")
     parser.add_argument("--batch", type=int, help="series a step, instead of the task's own")
+    parser.add_argument("--interval", type=int, help="steps between checkpoints, instead of the task's own")
     parser.add_argument("--n", type=int, help="rows of a series (lorenz, long)")
     parser.add_argument("--noise", type=float, help="of the observations (lorenz)")
     parser.add_argument("--levels", type=int, help="of the ladder, instead of all")
