@@ -10,6 +10,7 @@ from fractal_lib.attention.kernels import Cauchy, Exponential, Gaussian, Kernel,
 from fractal_lib.attention.mixture import MixtureAttention
 from fractal_lib.attention.pyramid import Pyramid
 from fractal_lib.attention.reads import ContextAttention, Reads, read
+from fractal_lib.attention.self_attention import FractalSelfAttention, fractal_attention
 from fractal_lib.attention.window import WindowAttention
 from fractal_lib.curves.julia import julia_set_attention
 from fractal_lib.posterior.heads import PosteriorAffine, UltimateFractalPosteriorAffine
@@ -18,7 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Cauchy", "Cells", "ContextAttention", "DenseAttention", "DragonCurveAttention", "Exponential",
-    "FractalAttention", "Gaussian", "HilbertCurveAttention", "JuliaAttention", "Kernel", "MixtureAttention",
-    "OriginalKernel", "PosteriorAffine", "PowerLaw", "Pyramid", "Reads", "UltimateFractalPosteriorAffine",
-    "WindowAttention", "julia_set_attention", "read",
+    "FractalAttention", "FractalSelfAttention", "Gaussian", "HilbertCurveAttention", "JuliaAttention", "Kernel",
+    "MixtureAttention", "OriginalKernel", "PosteriorAffine", "PowerLaw", "Pyramid", "Reads",
+    "UltimateFractalPosteriorAffine", "WindowAttention", "fractal_attention", "julia_set_attention", "read",
 ]  # fmt: skip
