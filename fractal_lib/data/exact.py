@@ -16,13 +16,17 @@ def gaussian_smoother(
     inner: int,
     mean: np.ndarray,
     cov: np.ndarray,
+    passes: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of a diffusion at every row, given the noisy rows of a whole series.
 
     Between two rows the density is held to be Gaussian and moved by ``inner`` Euler steps of dx = f(x) dt + g(x) dw.
     A step takes the mean m and the covariance P to m + E f dt and A P A' + E g g' dt, where A = I + E f' dt. A pass
-    forward takes the observations in, the backward pass of Rauch, Tung and Striebel carries them to earlier rows. For
-    a linear process the result is the posterior of its Euler steps; otherwise it is as good as the Gaussian is.
+    forward takes the observations in, the backward pass of Rauch, Tung and Striebel carries them to earlier rows. The
+    expectations are taken where the forward pass is, which knows nothing of what comes: across a hole it may be far
+    off. A second pass and those after it take them where the pass before ended, which has seen both sides.
+
+    For a linear process one pass gives the posterior of its Euler steps; otherwise it is as good as the Gaussian is.
 
     Args:
         moments: from m (Z,) and P (Z, Z) to E f (Z,), E f' (Z, Z) and E g g' (Z, Z) under N(m, P).
@@ -32,15 +36,18 @@ def gaussian_smoother(
         dt: time between two rows.
         inner: Euler steps between two rows.
         mean, cov: (Z,) and (Z, Z), what is known at the first row before any observation.
+        passes: forward and backward. They need not converge where a hole is long against the time in which the
+            process forgets: a posterior with several modes has no good Gaussian.
 
     Returns:
         (n, Z) and (n, Z, Z) float64.
 
     Raises:
-        ValueError: for shapes that do not fit, a noise or a time that is not positive, or no steps.
+        ValueError: for shapes that do not fit, a noise or a time that is not positive, no steps or no passes.
 
-    Complexity: O(n inner Z^3), a Python loop over n * inner steps. Source: Rauch, Tung and Striebel (1965); Sarkka and
-    Solin (2019), Applied Stochastic Differential Equations, chapters 9 and 10.
+    Complexity: O(passes n inner Z^3), a Python loop over n * inner steps. Source: Rauch, Tung and Striebel (1965);
+    Sarkka and Solin (2019), Applied Stochastic Differential Equations, chapters 9 and 10; Garcia-Fernandez, Svensson
+    and Sarkka (2017) for the passes.
 
     >>> def still(m, P):  # a Wiener process
     ...     return np.zeros(1), np.zeros((1, 1)), np.eye(1)
@@ -50,14 +57,27 @@ def gaussian_smoother(
     ([0.0, 1.0, 2.0], [0.0, 0.25, 0.0])
     """
     values, observed, noise, mean, cov = map(np.asarray, (values, observed, noise, mean, cov))
-    _check(values, observed, noise, dt, inner, mean, cov)
+    _check(values, observed, noise, mean, cov)
+    if not ((noise > 0).all() and dt > 0 and inner >= 1 and passes >= 1):
+        raise ValueError(f"noise, dt, inner and passes must be positive, got {noise}, {dt}, {inner} and {passes}")
+    errors, about = np.diag(np.asarray(noise, float) ** 2), None
+    for _ in range(passes):
+        about = _pass(moments, values, observed, errors, dt / inner, inner, mean, cov, about)
+    return about
+
+
+def _pass(moments, values, observed, errors, h, inner, mean, cov, about):
+    """Forward and backward once, expectations under ``about``: means and covariances of the rows, None at first."""
     n, size = values.shape
     before, after = np.empty((2, n, size))  # means before and after the row's observation
     spread_before, spread_after, shared = np.empty((3, n, size, size))  # shared: row j - 1's state with row j's
-    eye, errors, h = np.eye(size), np.diag(np.asarray(noise, float) ** 2), dt / inner
+    eye = np.eye(size)
     for j in range(n):
         if j:
-            mean, cov, shared[j] = _carry(moments, mean, cov, h, inner, eye)
+            m, p = (mean, cov) if about is None else (about[0][j - 1], about[1][j - 1])
+            moved, step, shocks = _carry(moments, m, p, h, inner, eye)
+            shared[j] = cov @ step.T
+            mean, cov = moved + step @ (mean - m), step @ shared[j] + shocks
         before[j], spread_before[j] = mean, cov
         if observed[j]:
             gain = np.linalg.solve(cov + errors, cov).T
@@ -69,6 +89,18 @@ def gaussian_smoother(
         after[j] += gain @ (after[j + 1] - before[j + 1])
         spread_after[j] += gain @ (spread_after[j + 1] - spread_before[j + 1]) @ gain.T
     return after, spread_after
+
+
+def _carry(moments: Moments, mean, cov, h, inner, eye):
+    """From N(mean, cov) over a row: the mean there, the matrix that carries deviations, the covariance of shocks."""
+    carried, gathered = eye, 0 * eye
+    for _ in range(inner):
+        drift, slope, shocks = moments(mean, cov)
+        step = eye + h * slope
+        shaken = h * shocks
+        mean, cov, carried = mean + h * drift, step @ cov @ step.T + shaken, step @ carried
+        gathered = step @ gathered @ step.T + shaken
+    return mean, carried, gathered
 
 
 def lorenz_moments(mean: np.ndarray, cov: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,17 +123,7 @@ def lorenz_moments(mean: np.ndarray, cov: np.ndarray) -> tuple[np.ndarray, np.nd
     return drift, slope, np.array([[a, 0.0, 0.0], [0.0, b, 0.0], [0.0, 0.0, c]])
 
 
-def _carry(moments: Moments, mean, cov, h, inner, eye):
-    """Mean and covariance a row later, and the covariance of the state now with the state then."""
-    shared = cov
-    for _ in range(inner):
-        drift, slope, shocks = moments(mean, cov)
-        step = (eye + h * slope).T
-        mean, cov, shared = mean + h * drift, step.T @ cov @ step + h * shocks, shared @ step
-    return mean, cov, shared
-
-
-def _check(values, observed, noise, dt, inner, mean, cov) -> None:
+def _check(values, observed, noise, mean, cov) -> None:
     shapes = [part.shape for part in (values, observed, noise, mean, cov)]
     n, size = values.shape if values.ndim == 2 else (0, 0)
     if not n or shapes != [(n, size), (n,), (size,), (size,), (size, size)] or observed.dtype != bool:
@@ -109,5 +131,3 @@ def _check(values, observed, noise, dt, inner, mean, cov) -> None:
             "expected values (n, Z), observed (n,) bool, noise (Z,), mean (Z,), cov (Z, Z); got "
             f"{', '.join(map(str, shapes))} with observed {observed.dtype}"
         )
-    if not ((noise > 0).all() and dt > 0 and inner >= 1):
-        raise ValueError(f"noise, dt and inner must be positive, got {noise}, {dt} and {inner}")

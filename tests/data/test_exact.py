@@ -15,7 +15,8 @@ def spiral(mean, cov):
     return PULL @ mean, PULL, SHOCKS
 
 
-def test_a_linear_process_gets_its_posterior():
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_linear_process_gets_its_posterior(passes):
     n, dt, inner, noise = 7, 0.2, 3, np.array([0.3, 0.5])
     generator = np.random.default_rng(0)
     values, observed = generator.standard_normal((n, 2)), np.array([True, False, True, True, False, False, True])
@@ -39,7 +40,7 @@ def test_a_linear_process_gets_its_posterior():
     left = joint - gain @ joint[seen]
 
     values[~observed] = np.nan  # not read
-    mean, cov = gaussian_smoother(spiral, values, observed, noise, dt, inner, start, first)
+    mean, cov = gaussian_smoother(spiral, values, observed, noise, dt, inner, start, first, passes)
     # the condition of the dense system is below 1e3, rounding 1e-16
     assert mean.ravel() == pytest.approx(expected, abs=1e-12)
     assert cov == pytest.approx(np.stack([left[2 * j : 2 * j + 2, 2 * j : 2 * j + 2] for j in range(n)]), abs=1e-12)
@@ -60,13 +61,14 @@ def test_lorenz_moments_are_those_of_many_draws():
     assert (np.abs(products.mean(2) - slope @ root @ root.T) < 5 * products.std(2) / count**0.5).all()
 
 
-def test_it_finds_a_lorenz_path_below_its_noise_and_across_its_holes():
+@pytest.mark.parametrize("passes", [1, 3])
+def test_it_finds_a_lorenz_path_below_its_noise_and_across_its_holes(passes):
     simulation, observed = long_lorenz(2000)
     centre, scale, there = simulation.mean.numpy(), simulation.sd.numpy(), observed.numpy()
     values, truth = simulation.observed[0].numpy(), simulation.latent[0].numpy()
     start = centre, np.diag(scale**2)
     raw = values * scale + centre
-    mean, cov = gaussian_smoother(lorenz_moments, raw, there, 0.3 * scale, 1 / 40, 25, *start)
+    mean, cov = gaussian_smoother(lorenz_moments, raw, there, 0.3 * scale, 1 / 40, 25, *start, passes)
     mean, spread = (mean - centre) / scale, np.sqrt(np.diagonal(cov, axis1=1, axis2=2)) / scale
     rows = np.arange(2000)
     line = np.stack([np.interp(rows, rows[there], column) for column in values[there].T], 1)
@@ -88,6 +90,7 @@ def test_it_finds_a_lorenz_path_below_its_noise_and_across_its_holes():
         (dict(noise=np.zeros(2)), "must be positive"),
         (dict(dt=0.0), "must be positive"),
         (dict(inner=0), "must be positive"),
+        (dict(passes=0), "must be positive"),
     ],
 )
 def test_bad_arguments_are_named(change, said):
