@@ -14,7 +14,7 @@ import torch
 
 from fractal_lib import DragonCurveAttention, HilbertCurveAttention, read
 from fractal_lib.benchmark.machine import describe, load_average
-from fractal_lib.posterior import DataPyramid, LadderPosterior, fit
+from fractal_lib.posterior import Clock, DataPyramid, LadderPosterior, fit
 from fractal_lib.posterior.heads import affine_net
 from fractal_lib.posterior.ladder import Features
 from fractal_lib.posterior.tasks import lorenz_task
@@ -23,8 +23,8 @@ from fractal_lib.posterior.tasks import lorenz_task
 class Variant(LadderPosterior):
     """A ladder posterior with some of its features left out, or with more of them."""
 
-    def __init__(self, data, latent_size, hidden_size, levels=None, without=(), also=()):
-        super().__init__(data, latent_size, hidden_size, levels)
+    def __init__(self, data, latent_size, hidden_size, levels=None, without=(), also=(), clock=None):
+        super().__init__(data, latent_size, hidden_size, levels, clock)
         self.without, self.also, self.values = without, also, data.values
         sample = self.widen(DataPyramid(data, levels), torch.zeros(1).long(), torch.zeros(1, 1).double())
         self.net = affine_net(sample.value.shape[-1] + self.clock.size, hidden_size, latent_size, -0.5)
@@ -61,11 +61,12 @@ class Variant(LadderPosterior):
 
 def variants(n):
     """Name to arguments of `Variant`: levels first, then what is left out or added with all levels."""
-    counts = [1, 2, 3, 4, 5, None] if n == 41 else [1, 2, 4, 6, 8, None]
+    counts = [1, 2, 3, 4, 5, None] if n == 41 else [1, 2, 4, 8, None]
     for levels in counts:
         yield f"{levels or 'all'} levels", dict(levels=levels)
     yield "no slopes", dict(without=("slopes",))
     yield "no values", dict(without=("values",))
+    yield "with the phase between rows", dict(clock=Clock([1 / (n - 1)]))
     yield "with a header", dict(also=("header",))
     yield "with the dragon's contrast", dict(also=(DragonCurveAttention(signed=True),))
     yield "with a Hilbert window", dict(also=(HilbertCurveAttention(),))
@@ -75,13 +76,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[41, 1000], help="41 clean rows, 1000 noisy ones")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these variants alone")
+    parser.add_argument("--json", type=Path, help="write there; what is there already is kept and added to")
     settings = parser.parse_args()
     torch.set_num_threads(1)
     record = describe("cpu", 1) | {"steps": settings.steps, "seeds": settings.seeds, "runs": []}
-    for n, noise in ((41, 0.01), (1000, 0.3)):
+    if settings.json and settings.json.exists():
+        record["runs"] = json.loads(settings.json.read_text())["runs"]
+    for n, noise in ((n, 0.01 if n == 41 else 0.3) for n in settings.sizes):
         task = lorenz_task(n, noise)
         for name, arguments in variants(n):
+            if settings.only and name not in settings.only:
+                continue
             bounds, begun = [], time.process_time()
             for seed in settings.seeds:
                 run = task.with_plan(seed=seed, steps=settings.steps)
