@@ -15,12 +15,14 @@ class Smoothed(NamedTuple):
     Attributes:
         mean, sd: (B, n, Z) float64, of the marginal posterior at every row.
         log_likelihood: (B,) float64, log density of the observed rows, in nats.
+        cov: (B, n, Z, Z) float64, of the marginal posterior at every row; read only, as series may share it.
         weights: (B, n, K) float64, posterior mass at each point of the grid; only from `grid_smoother`.
     """
 
     mean: np.ndarray
     sd: np.ndarray
     log_likelihood: np.ndarray
+    cov: np.ndarray
     weights: np.ndarray | None = None
 
 
@@ -81,20 +83,22 @@ def kalman_smoother(
         m, left = m + (gain @ error[..., None])[..., 0], np.eye(len(shocks)) - gain @ reading
         p = left @ p @ left.swapaxes(1, 2) + gain @ noise @ gain.swapaxes(1, 2)  # Joseph's form stays positive
         trail.append((m, p, left.swapaxes(1, 2), pull, error))
-    return Smoothed(*_backward(trail, transition, reading), log_likelihood)
+    mean, cov = _backward(trail, transition, reading)
+    sd = np.sqrt(np.maximum(np.diagonal(cov, axis1=2, axis2=3), 0))  # (G, n, Z)
+    spread = np.broadcast_to(cov, (*mean.shape, len(shocks)))
+    return Smoothed(mean, np.broadcast_to(sd, mean.shape).copy(), log_likelihood, spread)
 
 
 def _backward(trail, transition, reading):
-    """Mean and sd with the later rows' pull on the mean, ``late``, and on the covariance, ``sure``: no inverse."""
+    """Means (B, n, Z) and covariances (G, n, Z, Z) with the later rows' pull on both, ``late`` and ``sure``."""
     late, sure = np.zeros(transition.shape[0]), np.zeros(transition.shape)
-    means, spreads = [], []
-    for m, p, left, pull, error in reversed(trail):
+    means, covs = [], []
+    for m, p, left, pull, error in reversed(trail):  # it inverts nothing
         means.append(m + (p @ late[..., None])[..., 0])
-        spreads.append(np.sqrt(np.maximum(np.diagonal(p - p @ sure @ p, axis1=1, axis2=2), 0)))
-        late = ((left @ late[..., None] + pull @ error[..., None])[..., 0]) @ transition  # (B, Z)
+        covs.append(p - p @ sure @ p)
+        late = (left @ late[..., None] + pull @ error[..., None])[..., 0] @ transition  # (B, Z)
         sure = transition.T @ (left @ sure @ left.swapaxes(1, 2) + pull @ reading) @ transition  # (G, Z, Z)
-    mean, sd = (np.stack(part[::-1], 1) for part in (means, spreads))
-    return mean, np.broadcast_to(sd, mean.shape).copy()
+    return np.stack(means[::-1], 1), np.stack(covs[::-1], 1)
 
 
 def grid_smoother(
@@ -157,8 +161,8 @@ def grid_smoother(
     if weights[..., [0, -1]].max() > 1e-6:
         raise ValueError(f"the grid from {grid[0]} to {grid[-1]} is too narrow: the posterior leans on its end")
     mean = weights @ grid  # (B, n)
-    sd = np.sqrt((weights * (grid - mean[..., None]) ** 2).sum(2))
-    return Smoothed(mean[..., None], sd[..., None], log_likelihood, weights)
+    variance = (weights * (grid - mean[..., None]) ** 2).sum(2)[..., None]  # (B, n, 1)
+    return Smoothed(mean[..., None], np.sqrt(variance), log_likelihood, variance[..., None], weights)
 
 
 def _forward_backward(start, move, fit):

@@ -40,7 +40,7 @@ def random_model(generator, size, channels):
 
 
 def conditioned(values, observed, transition, shocks, reading, noise, mean, cov):
-    """Mean and sd (n, Z) and log likelihood of one series, from the joint Gaussian of all of its rows."""
+    """Mean (n, Z), cov (n, Z, Z) and log likelihood of one series, from the joint Gaussian of all of its rows."""
     n, size = len(values), len(mean)
     first = np.vstack([np.linalg.matrix_power(transition, j) for j in range(n)])  # from z_0 to all rows
     sources = [np.zeros((n * size, size)) for _ in range(1, n)]
@@ -50,15 +50,14 @@ def conditioned(values, observed, transition, shocks, reading, noise, mean, cov)
     joint = spread @ block_diag(cov, *[shocks] * (n - 1)) @ spread.T
     seen = block_diag(*[reading] * n)[np.repeat(observed, len(reading))]
     prior, error = first @ mean, block_diag(*[noise] * observed.sum())
-    if not observed.any():
-        return prior.reshape(n, size), np.sqrt(joint.diagonal()).reshape(n, size), 0.0
-    total = seen @ joint @ seen.T + error
-    gain = np.linalg.solve(total, seen @ joint).T
-    found = values[observed].ravel()
-    after = joint - gain @ seen @ joint
-    likelihood = multivariate_normal(seen @ prior, total).logpdf(found)
-    return (prior + gain @ (found - seen @ prior)).reshape(n, size), \
-        np.sqrt(after.diagonal()).reshape(n, size), likelihood  # fmt: skip
+    after, likelihood = joint, 0.0
+    if observed.any():
+        total = seen @ joint @ seen.T + error
+        gain, found = np.linalg.solve(total, seen @ joint).T, values[observed].ravel()
+        likelihood = multivariate_normal(seen @ prior, total).logpdf(found)
+        prior, after = prior + gain @ (found - seen @ prior), joint - gain @ seen @ joint
+    rows = after.reshape(n, size, n, size)[np.arange(n), :, np.arange(n)]
+    return prior.reshape(n, size), rows, likelihood
 
 
 @settings(max_examples=30)
@@ -71,13 +70,13 @@ def test_kalman_is_dense_conditioning(seed, size, channels, n, alike):
     masks = np.broadcast_to(observed, (3, n))
     got = kalman_smoother(np.where(masks[..., None], values, np.nan), observed, **model)
     for b in range(3):
-        mean, sd, likelihood = conditioned(values[b], masks[b], **model)
-        # R is at least .1 and the joint of order 10^3, a condition of 10^4 or so: 10^-12 of the size of the figures;
-        # the root of a variance that is zero but for rounding is held to its own, larger, error
-        size_of_all = 1 + np.abs(mean).max() + np.abs(sd).max()
+        mean, cov, likelihood = conditioned(values[b], masks[b], **model)
+        # R is at least .1 and the joint of order 10^3, a condition of 10^4 or so: 10^-12 of the size of the figures
+        size_of_all = 1 + np.abs(mean).max() + np.abs(cov).max() ** 0.5
         assert got.mean[b] == pytest.approx(mean, abs=1e-9 * size_of_all)
-        assert got.sd[b] ** 2 == pytest.approx(sd**2, abs=1e-9 * size_of_all**2)
+        assert got.cov[b] == pytest.approx(cov, abs=1e-9 * size_of_all**2)
         assert got.log_likelihood[b] == pytest.approx(likelihood, rel=1e-9, abs=1e-9)
+    assert got.sd**2 == pytest.approx(np.maximum(np.diagonal(got.cov, axis1=2, axis2=3), 0), rel=1e-12)
 
 
 def test_kalman_without_an_observation_is_the_prior():
