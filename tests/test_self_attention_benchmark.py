@@ -133,5 +133,9 @@ def test_a_missing_device_is_told_in_a_sentence(also, capsys):
 
 def test_threads_are_given_back():
     before = torch.get_num_threads()
-    benchmark_self_attention([5], threads=before + 1, **TINY)
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(before + 1)  # and nothing is worked out while there are two: they would wait for a core
+    try:
+        benchmark_self_attention([5], threads=before, **TINY)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
