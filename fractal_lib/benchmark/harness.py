@@ -91,7 +91,7 @@ def run(
             rows, queried = _draw(header + n, batch, hidden, device, queries)
             rivals = list(make(rows, queried))
             of_size, timers = _warm_up(n, rows, rivals, compile, threads)
-            _measure(of_size, timers, seconds, progress)
+            measure(of_size, timers, seconds, progress)
             for record in of_size:
                 print(_line(record), flush=True)
             records += of_size
@@ -159,7 +159,7 @@ def _error(method: Method, out: Tensor, exact: Tensor | None) -> tuple[float | N
 
 
 @torch.no_grad()
-def _measure(records: list[dict], timers: list[Timer | None], seconds: float, progress: bool) -> None:
+def measure(records: list[dict], timers: list[Timer | None], seconds: float, progress: bool) -> None:
     """Fill in times, taken in turns, and speed-ups."""
     todo = [(record, timer, []) for record, timer in zip(records, timers, strict=True) if timer]
     with progress_bar(TURNS * len(todo), f"n = {records[0]['n']}", progress) as step:
