@@ -29,7 +29,7 @@ book: _build/.built ## build the book into _build/html
 	@echo "The book is built. Open file://$(CURDIR)/$(INDEX)"
 
 test: chromium lint unit pages fresh ## everything: style, units, doctests, notebooks, a fresh book, browser, Colab
-	$(BIN)/pytest -n 2 --dist loadfile tests/test_book.py tests/test_colab.py
+	$(BIN)/pytest -n 2 tests/test_book.py tests/test_colab.py
 
 lab: $(READY)   ## open the book's notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=book
