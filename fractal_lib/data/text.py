@@ -14,7 +14,7 @@ def docstrings() -> bytes:
     """The docstrings of the standard library's modules, classes and functions, one after another, as UTF-8.
 
     Returns:
-        some two million bytes; how many depends on the version of Python. Files in order of their names, each
+        well over a million bytes; how many depends on the version of Python. Files in order of their names, each
         docstring once, an empty line between two. Tests and packages that were installed later are left out.
 
     Raises:
