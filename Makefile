@@ -17,7 +17,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 files = $(shell find $(1) -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
 # what a notebook's result depends on beside its own cells, and what the book is made of
-LIBRARY := $(call files,fractal_lib benchmarks)
+LIBRARY := $(call files,fractal_lib)
 SOURCES := $(call files,book _ext _static) _config.yml _toc.yml
 
 .PHONY: help book test lab bench notebooks clean lint unit pages colab browser fresh chromium

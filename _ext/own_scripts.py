@@ -1,8 +1,9 @@
 """A page loads each script once, and only scripts that the book itself carries.
 
-Jupyter Book and its theme both register sphinx-thebe, so that every page names its scripts twice and
-the second `const THEBE_JS_URL` is an error in the browser. The book offers no live kernel inside a
-page (Colab and JupyterLab serve for that), so thebe's scripts, whose address is elsewhere, go.
+Jupyter Book and its theme both register sphinx-thebe, so that every page names its scripts twice
+and the second `const THEBE_JS_URL` is an error in the browser. The book offers no live kernel
+inside a page (Colab and JupyterLab serve for that), so thebe's scripts, whose address is elsewhere,
+go.
 """
 
 

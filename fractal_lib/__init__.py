@@ -1,25 +1,22 @@
-"""Attention whose reads follow fractal patterns, and the book that builds it."""
+"""Attention whose reads follow fractal patterns, and the book that builds it.
 
-from fractal_lib.attention.cells import Cells
-from fractal_lib.attention.dense import DenseAttention
-from fractal_lib.attention.dragon import DragonCurveAttention
-from fractal_lib.attention.fractal import FractalAttention
-from fractal_lib.attention.hilbert import HilbertCurveAttention
-from fractal_lib.attention.julia import JuliaAttention
-from fractal_lib.attention.kernels import Cauchy, Exponential, Gaussian, Kernel, OriginalKernel, PowerLaw
-from fractal_lib.attention.mixture import MixtureAttention
-from fractal_lib.attention.pyramid import Pyramid
-from fractal_lib.attention.reads import ContextAttention, Reads, read
-from fractal_lib.attention.self_attention import FractalSelfAttention, fractal_attention
-from fractal_lib.attention.window import WindowAttention
+The parts by name: `fractal_lib.attention` (over a context at a time t),
+`fractal_lib.self_attention`, `fractal_lib.posterior` (latent SDEs), `fractal_lib.inference` (exact
+and rival smoothers), `fractal_lib.curves`, `fractal_lib.data`, and `fractal_lib.benchmark`, which
+is not imported here.
+"""
+
+from fractal_lib import attention, posterior, self_attention
+from fractal_lib.attention import *  # noqa: F403
 from fractal_lib.curves.julia import julia_set_attention
-from fractal_lib.posterior.heads import PosteriorAffine, UltimateFractalPosteriorAffine
+from fractal_lib.posterior import *  # noqa: F403
+from fractal_lib.self_attention import *  # noqa: F403
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
-    "Cauchy", "Cells", "ContextAttention", "DenseAttention", "DragonCurveAttention", "Exponential",
-    "FractalAttention", "FractalSelfAttention", "Gaussian", "HilbertCurveAttention", "JuliaAttention", "Kernel",
-    "MixtureAttention", "OriginalKernel", "PosteriorAffine", "PowerLaw", "Pyramid", "Reads",
-    "UltimateFractalPosteriorAffine", "WindowAttention", "fractal_attention", "julia_set_attention", "read",
-]  # fmt: skip
+    *attention.__all__,
+    *self_attention.__all__,
+    *posterior.__all__,
+    "julia_set_attention",
+]

@@ -1,4 +1,5 @@
-"""One call, one figure with a slider: live in Jupyter and Colab, and still moving in a page without a kernel.
+"""One call, one figure with a slider: live in Jupyter and Colab, and still moving in a page without
+a kernel.
 
 `explore` draws every frame once, when it is called. What it returns shows itself in two forms at once: an ipywidgets
 slider where a kernel is running, and a piece of HTML that needs nothing but itself: no kernel, no second file, no
@@ -89,7 +90,9 @@ class Explorer:
         self._widget = None
 
     def __repr__(self) -> str:
-        spans = ", ".join(f"{name}={texts[0]}..{texts[-1]}" for name, texts in self.parameters.items())
+        spans = ", ".join(
+            f"{name}={texts[0]}..{texts[-1]}" for name, texts in self.parameters.items()
+        )
         return f"explore({spans}): {len(self.frames)} frames"
 
     def _figcaption(self) -> str:
@@ -209,14 +212,18 @@ def explore(
     """
     values = {name: list(span) for name, span in (parameters or {"level": range(7)}).items()}
     if len(values) > 2:
-        raise ValueError(f"explore takes one or two parameters, got {len(values)}: {', '.join(values)}")
+        raise ValueError(
+            f"explore takes one or two parameters, got {len(values)}: {', '.join(values)}"
+        )
     total = 1
     for name, span in values.items():
         total *= len(span)
         if not span:
             raise ValueError(f"explore needs at least one value of {name}, got none")
     if total > MOST_FRAMES:
-        raise ValueError(f"explore draws at most {MOST_FRAMES} frames, got {total}: give fewer values")
+        raise ValueError(
+            f"explore draws at most {MOST_FRAMES} frames, got {total}: give fewer values"
+        )
     words = alt or caption or (draw.__doc__ or "").strip().split("\n")[0]
     if not words:
         raise ValueError("explore needs alt text: pass alt=, a caption, or give draw a docstring")

@@ -1,8 +1,10 @@
-"""The book's one visual language: a style, a palette by role, and the drawings that several chapters share.
+"""The book's one visual language: a style, a palette by role, and the drawings that several
+chapters share.
 
-Colours mean the same thing in every figure, and never speak alone: each role has its own line style and marker.
-Every colour has a contrast of at least 4.5 on white, so that it may also colour text, and every two of them differ for
-a reader who sees two primaries only (``tests/test_plots.py`` measures both).
+Colours mean the same thing in every figure, and never speak alone: each role has its own line style
+and marker. Every colour has a contrast of at least 4.5 on white, so that it may also colour text,
+and every two of them differ for a reader who sees two primaries only (``tests/test_plots.py``
+measures both).
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ STYLE = {
     "figure.facecolor": "white",  # opaque, so that a figure is readable on a dark page too
     "savefig.facecolor": "white",
     "axes.facecolor": "white",
-    "axes.prop_cycle": plt.cycler(color=[r.color for r in (LADDER, WINDOW, OTHER, LINEAR, DENSE, DATA)]),
+    "axes.prop_cycle": plt.cycler(
+        color=[r.color for r in (LADDER, WINDOW, OTHER, LINEAR, DENSE, DATA)]
+    ),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#4a4f57",
@@ -85,7 +89,8 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Give every figure drawn from here on the book's look; each chapter calls it once, after its imports.
+    """Give every figure drawn from here on the book's look; each chapter calls it once, after its
+    imports.
 
     In a notebook it also asks for pictures of double density, shown at the size of single ones.
     """
@@ -102,9 +107,11 @@ def use_style() -> None:
 
 
 def label_lines(ax: Axes) -> list:
-    """Write each curve's name beside its right end, in its colour; names that would overlap move apart.
+    """Write each curve's name beside its right end, in its colour; names that would overlap move
+    apart.
 
-    Call it last, when the limits are settled. It labels the lines of ``ax`` that were given a label.
+    Call it last, when the limits are settled. It labels the lines of ``ax`` that were given a
+    label.
 
     Returns:
         The annotations, in the order of the lines.
@@ -122,14 +129,23 @@ def label_lines(ax: Axes) -> list:
         xy = line.get_xydata()
         ends.append(xy[np.isfinite(xy).all(axis=1)][-1])
     to_axes = (ax.transData - ax.transAxes).transform
-    wanted = np.array([to_axes(end) for end in ends])  # (lines, 2), in heights and widths of the axes
-    placed = _spread(wanted[:, 1], height / ax.bbox.height)
-    # One that had to move, or whose curve ends early, is tied to its end; then all stand in one column further out.
+    # (lines, 2), in heights and widths of the axes
+    wanted = np.array([to_axes(end) for end in ends])
+    placed = _apart(wanted[:, 1], height / ax.bbox.height)
+    # One that had to move, or whose curve ends early, is tied to its end; then all stand in one
+    # column further out.
     tied = (wanted[:, 0] < 0.93) | (np.abs(placed - wanted[:, 1]) > 0.02)
     notes = []
     for line, end, at, lead in zip(lines, ends, placed, tied, strict=True):
         color = line.get_color()
-        arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3, "alpha": 0.7}
+        arrow = {
+            "arrowstyle": "-",
+            "color": color,
+            "linewidth": 0.7,
+            "shrinkA": 1,
+            "shrinkB": 3,
+            "alpha": 0.7,
+        }
         notes.append(
             ax.annotate(
                 line.get_label(),
@@ -146,10 +162,11 @@ def label_lines(ax: Axes) -> list:
     return notes
 
 
-def _spread(wanted: np.ndarray, gap: float) -> np.ndarray:
-    """Places at least ``gap`` apart, in the same order, as near to those wanted as may be (least squares).
+def _apart(wanted: np.ndarray, gap: float) -> np.ndarray:
+    """Places at least ``gap`` apart, in the same order, as near to those wanted as may be (least
+    squares).
 
-    >>> _spread(np.array([0.0, 1.0, 10.0]), gap=3.0)
+    >>> _apart(np.array([0.0, 1.0, 10.0]), gap=3.0)
     array([-1.,  2., 10.])
     """
     order = np.argsort(wanted, kind="stable")
@@ -173,12 +190,19 @@ def query_line(ax: Axes, x: float, label: str = "") -> None:
     ax.plot([x], [1], **QUERY.points, markersize=7, clip_on=False, transform=top, zorder=5)
     if label:
         ax.annotate(
-            label, (x, 1), xycoords=top, xytext=(0, 6), textcoords="offset points", ha="center", color=QUERY.color
+            label,
+            (x, 1),
+            xycoords=top,
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            color=QUERY.color,
         )
 
 
 def shade(ax: Axes, x: Sequence, mask: Sequence[bool], label: str | None = None) -> None:
-    """Shade every run of rows where ``mask`` is true, half a row to either side: gaps, or what was held out.
+    """Shade every run of rows where ``mask`` is true, half a row to either side: gaps, or what was
+    held out.
 
     Args:
         x: (n,) places of the rows, ascending: numbers or datetime64.
@@ -194,7 +218,9 @@ def shade(ax: Axes, x: Sequence, mask: Sequence[bool], label: str | None = None)
         label = None
 
 
-def weights_stem(ax: Axes, positions, weights, role: Role = LADDER, query: float | None = None) -> None:
+def weights_stem(
+    ax: Axes, positions, weights, role: Role = LADDER, query: float | None = None
+) -> None:
     """A reader's weights over the rows, one stem a row.
 
     Args:
@@ -214,23 +240,24 @@ def weights_stem(ax: Axes, positions, weights, role: Role = LADDER, query: float
         query_line(ax, query)
 
 
-def rungs(ax: Axes, x: float, n: int, levels: int) -> None:
-    """The ladder around a query: a line of grid points a level, the four that are read filled by weight.
+def ladder_nodes(ax: Axes, x: float, n: int, levels: int) -> None:
+    """The ladder around a query: a line of grid points a level, the four that are read filled by
+    weight.
 
     Args:
         x: the query's position, 0 <= x <= n - 1.
         n: number of rows.
         levels: how many levels, from stride 1 on.
     """
-    from fractal_lib.curves.cantor import bspline_weights, ladder
+    from fractal_lib.curves.splines import bspline_weights, stencil
 
     for level in range(levels):
         stride = 2**level
         grid = np.arange(0, n, stride)
         ax.axhline(level, color=FAINT, linewidth=0.7, zorder=1)
         ax.plot(grid, np.full(len(grid), level), ".", color=FAINT, markersize=3, zorder=2)
-        rung, fraction = ladder(torch.tensor([x], dtype=torch.float64), stride)
-        row, weight = rung[0].numpy() * stride, bspline_weights(fraction)[0].numpy()
+        node, fraction = stencil(torch.tensor([x], dtype=torch.float64), stride)
+        row, weight = node[0].numpy() * stride, bspline_weights(fraction)[0].numpy()
         inside = (row >= 0) & (row < n)
         ax.scatter(
             row[inside],
@@ -251,13 +278,17 @@ def rungs(ax: Axes, x: float, n: int, levels: int) -> None:
 Curves = Mapping[str, tuple[Role, Sequence[float], Sequence[float]]]
 
 
-def loglog_cost(ax: Axes, measured: Curves, recorded: Curves | None = None, recorded_on: str = "") -> None:
-    """Time per call against the number of rows: solid if measured in this run, dashed and hollow if recorded.
+def loglog_cost(
+    ax: Axes, measured: Curves, recorded: Curves | None = None, recorded_on: str = ""
+) -> None:
+    """Time per call against the number of rows: solid if measured in this run, dashed and hollow if
+    recorded.
 
     Args:
         measured: name -> (role, sizes, seconds).
         recorded: the same for a run that was recorded elsewhere.
-        recorded_on: its device and date, for instance ``"NVIDIA H200, 2026-02-03"``; it must be said.
+        recorded_on: its device and date, for instance ``"NVIDIA H200, 2026-02-03"``; it must be
+            said.
     """
     if recorded and not recorded_on:
         raise ValueError("recorded times need recorded_on: the device and the date")
@@ -276,5 +307,7 @@ def loglog_cost(ax: Axes, measured: Curves, recorded: Curves | None = None, reco
         )
     ax.set(xscale="log", yscale="log", xlabel="rows n", ylabel="ms per call")
     if recorded:
-        ax.set_title(f"dashed: recorded on {recorded_on}", fontsize=9, fontweight="normal", color="#4a4f57")
+        ax.set_title(
+            f"dashed: recorded on {recorded_on}", fontsize=9, fontweight="normal", color="#4a4f57"
+        )
     label_lines(ax)

@@ -79,11 +79,16 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def browser():
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if not path or not Path(path).exists():
-        pytest.fail("Chromium is missing: apt-get install chromium, or set CHROMIUM to its path.", pytrace=False)
+        pytest.fail(
+            "Chromium is missing: apt-get install chromium, or set CHROMIUM to its path.",
+            pytrace=False,
+        )
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     with (
         sync_playwright() as playwright,
-        contextlib.closing(playwright.chromium.launch(executable_path=path, headless=True, args=quiet)) as chromium,
+        contextlib.closing(
+            playwright.chromium.launch(executable_path=path, headless=True, args=quiet)
+        ) as chromium,
     ):
         yield chromium
 
@@ -93,7 +98,9 @@ def opened(browser, url, width=1280, scheme="light", javascript=True):
     """A page, and the list in which everything that goes wrong while it is open is written down."""
     trouble = []
     context = browser.new_context(
-        viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=javascript
+        viewport={"width": width, "height": 800},
+        color_scheme=scheme,
+        java_script_enabled=javascript,
     )
 
     def watch(route):
@@ -105,8 +112,13 @@ def opened(browser, url, width=1280, scheme="light", javascript=True):
             route.abort()
 
     context.route("**/*", watch)
-    context.on("response", lambda r: trouble.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    context.on("console", lambda m: trouble.append(f"console: {m.text}") if m.type in ("error", "warning") else None)
+    context.on(
+        "response", lambda r: trouble.append(f"{r.status} {r.url}") if r.status >= 400 else None
+    )
+    context.on(
+        "console",
+        lambda m: trouble.append(f"console: {m.text}") if m.type in ("error", "warning") else None,
+    )
     context.on("weberror", lambda e: trouble.append(f"script: {e.error}"))
     with contextlib.closing(context):
         page = context.new_page()
@@ -120,7 +132,9 @@ def faults(page, trouble):
 
 
 def test_the_pages_are_those_of_the_table_of_contents(site):
-    built = {p.relative_to(HTML).as_posix() for p in HTML.rglob("*.html") if "_static" not in p.parts}
+    built = {
+        p.relative_to(HTML).as_posix() for p in HTML.rglob("*.html") if "_static" not in p.parts
+    }
     assert built == set(PAGES)
 
 
@@ -134,8 +148,12 @@ def test_the_address_of_the_book_leads_to_its_first_page(browser, site):
 def test_chapter_opens_in_colab(browser, site, name):
     place = address.slug(address.current())
     with opened(browser, f"{site}/{name}.html") as (page, _):
-        links = page.locator("a[href*='colab.research.google.com']").evaluate_all("all => all.map(a => a.href)")
-    assert set(links) == {f"https://colab.research.google.com/github/{place}/blob/main/{name}.ipynb"}
+        links = page.locator("a[href*='colab.research.google.com']").evaluate_all(
+            "all => all.map(a => a.href)"
+        )
+    assert set(links) == {
+        f"https://colab.research.google.com/github/{place}/blob/main/{name}.ipynb"
+    }
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -164,7 +182,11 @@ def barriers(page):
         if violation["impact"] in ("serious", "critical")
         for node in violation["nodes"]
     ]
-    return [(rule, html) for rule, html in found if not any(rule == r and html.startswith(h) for r, h in THEME)]
+    return [
+        (rule, html)
+        for rule, html in found
+        if not any(rule == r and html.startswith(h) for r, h in THEME)
+    ]
 
 
 # ---- the slider ----------------------------------------------------------------------------------
@@ -190,7 +212,8 @@ def test_every_slider_moves(browser, site, width):
                 assert steps >= 1
                 assert steps < frames
                 assert all(len(shown) == 1 and shown[0][1].strip() for shown in seen)
-                assert len({shown[0][0] for shown in seen}) == steps + 1  # a new picture at every step
+                # a new picture at every step
+                assert len({shown[0][0] for shown in seen}) == steps + 1
                 page.keyboard.press("Home")
                 assert figure.evaluate(SHOWN) == seen[0]
                 box = control.bounding_box()  # and with the mouse, to the far end
@@ -218,17 +241,23 @@ def test_without_javascript_the_first_frame_and_its_words_are_there(browser, sit
         ("document.body.append('so $x^2$ it is')", "raw maths"),
         ("document.body.append('so \\\\(x\\\\) it is')", "raw maths"),
         ("document.querySelector('mjx-container').remove()", "maths not typeset"),
-        ("document.querySelector('mjx-container').append(document.createElement('mjx-merror'))", "maths in error"),
+        (
+            "document.querySelector('mjx-container').append(document.createElement('mjx-merror'))",
+            "maths in error",
+        ),
         ("document.querySelector('img').alt = ' '", "without alt text"),
-        ("document.querySelector('.cell_output img').closest('figure').replaceWith("
-         "document.querySelector('.cell_output img'))", "without a caption"),
+        (
+            "document.querySelector('.cell_output img').closest('figure').replaceWith("
+            "document.querySelector('.cell_output img'))",
+            "without a caption",
+        ),
         ("document.querySelector('article p').style.width = '2000px'", "px wide in a window"),
         ("console.error('no')", "console: no"),
         ("setTimeout(() => { throw new Error('thrown') })", "script: "),
         ("fetch('/nowhere.html')", "404"),
         ("fetch('https://example.org/').catch(() => 0)", "leaves the machine"),
     ],
-)  # fmt: skip
+)
 def test_each_fault_is_noticed(browser, site, spoil, expected):
     with opened(browser, f"{site}/{WITH_SLIDER}") as (page, trouble):
         page.evaluate("() => MathJax.startup.promise")
@@ -239,5 +268,7 @@ def test_each_fault_is_noticed(browser, site, spoil, expected):
 
 def test_a_barrier_is_noticed(browser, site):
     with opened(browser, f"{site}/{WITH_SLIDER}") as (page, _):
-        page.evaluate("() => document.querySelector('article').insertAdjacentHTML('beforeend', '<input>')")
+        page.evaluate(
+            "() => document.querySelector('article').insertAdjacentHTML('beforeend', '<input>')"
+        )
         assert any(rule == "label" for rule, _ in barriers(page))

@@ -1,9 +1,9 @@
 """A chapter opened in Colab: alone, in an empty folder, with only what Colab ships.
 
 Such an environment is made from the running one, without network: a virtual environment that holds
-Colab's packages, what these need, and nothing else. The setup cell runs as it stands; git is told to
-find the project's address in a repository made from this working tree, and pip to fetch nothing, so
-a dependency that Colab lacks, or a pin that would replace one it has, fails here.
+Colab's packages, what these need, and nothing else. The setup cell runs as it stands; git is told
+to find the project's address in a repository made from this working tree, and pip to fetch nothing,
+so a dependency that Colab lacks, or a pin that would replace one it has, fails here.
 """
 
 import ast
@@ -27,9 +27,21 @@ from nbclient import NotebookClient
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
-CHAPTERS = sorted(p for p in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-WHOLE = ROOT / "book" / "curves" / "cantor.ipynb"  # run from top to bottom; of the others, the imports
-SHIPPED = ["torch", "numpy", "matplotlib", "ipywidgets", "scipy", "pandas", "statsmodels", "scikit-learn"]
+CHAPTERS = sorted(
+    p for p in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
+)
+# run from top to bottom; of the others, the imports
+WHOLE = ROOT / "book" / "curves" / "cantor.ipynb"
+SHIPPED = [
+    "torch",
+    "numpy",
+    "matplotlib",
+    "ipywidgets",
+    "scipy",
+    "pandas",
+    "statsmodels",
+    "scikit-learn",
+]
 TOOLS = ["ipykernel", "pip", "setuptools", "wheel"]
 
 
@@ -45,7 +57,11 @@ def closure(names):
         except PackageNotFoundError:
             continue  # an optional companion, as the CUDA packages are
         needs = [Requirement(text) for text in found[name].requires or []]
-        queue += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+        queue += [
+            need.name
+            for need in needs
+            if need.marker is None or need.marker.evaluate({"extra": ""})
+        ]
     return found
 
 
@@ -65,7 +81,9 @@ class Colab:
         (self.site / "google_colab.pth").write_text("import google.colab\n")
         self._kernel()
         url = address.current()
-        (folder / "gitconfig").write_text(f'[url "file://{_repository(folder)}"]\n  insteadOf = {url}\n')
+        (folder / "gitconfig").write_text(
+            f'[url "file://{_repository(folder)}"]\n  insteadOf = {url}\n'
+        )
         (folder / "home").mkdir()
         self.env = {
             "PATH": f"{self.python.parent}:{os.environ['PATH']}",
@@ -85,7 +103,8 @@ class Colab:
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.exists() and not target.exists():
                 try:
-                    os.link(source, target)  # no second copy of torch, and nothing here can delete the first
+                    # no second copy of torch, and nothing here can delete the first
+                    os.link(source, target)
                 except OSError:
                     shutil.copy2(source, target)
 
@@ -98,7 +117,9 @@ class Colab:
     def run(self, code, folder):
         """What a Python program prints here."""
         command = [self.python, "-c", code]
-        done = subprocess.run(command, cwd=folder, env=self.env, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            command, cwd=folder, env=self.env, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -106,7 +127,9 @@ class Colab:
         """Execute a notebook here, in place."""
         specs = KernelSpecManager(kernel_dirs=[str(self.kernels)], ensure_native_kernel=False)
         manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
-        client = NotebookClient(nb, km=manager, timeout=300, resources={"metadata": {"path": str(folder)}})
+        client = NotebookClient(
+            nb, km=manager, timeout=300, resources={"metadata": {"path": str(folder)}}
+        )
         client.execute(env=self.env)
 
     def files(self):
@@ -118,7 +141,11 @@ class Colab:
 def _repository(folder):
     """A git repository of the working tree as it stands, committed or not."""
     listed = subprocess.run(
-        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True, text=True
+        ["git", "ls-files", "-coz", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
     ).stdout
     repository = folder / "repository"
     for name in filter(None, listed.split("\0")):
@@ -126,7 +153,11 @@ def _repository(folder):
             (repository / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, repository / name)
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "The working tree"]):
+    for command in (
+        ["init", "-q", "-b", "main"],
+        ["add", "-A"],
+        ["commit", "-q", "-m", "The working tree"],
+    ):
         subprocess.run([*git, *command], cwd=repository, check=True)
     return repository
 
@@ -141,20 +172,28 @@ WHERE = "import importlib.util as u; s = u.find_spec({!r}); print(s and s.origin
 
 def test_a_chapter_runs_alone(colab, tmp_path):
     shutil.copy2(WHOLE, tmp_path)
-    before, torch = colab.files(), colab.run("import torch; print(torch.__version__, torch.__file__)", tmp_path)
+    before, torch = (
+        colab.files(),
+        colab.run("import torch; print(torch.__version__, torch.__file__)", tmp_path),
+    )
     assert Path(torch.split()[1]).is_relative_to(colab.site)
     assert colab.run(WHERE.format("fractal_lib"), tmp_path) == "None"
     assert colab.run(WHERE.format("sphinx"), tmp_path) == "None"  # nothing else of ours is in there
 
     nb = nbformat.read(tmp_path / WHOLE.name, as_version=4)
-    assert next(cell for cell in nb.cells if cell.cell_type == "code").source == address.setup_cell(address.current())
+    assert next(cell for cell in nb.cells if cell.cell_type == "code").source == address.setup_cell(
+        address.current()
+    )
     colab.notebook(nb, tmp_path)
 
     assert Path(colab.run(WHERE.format("fractal_lib"), tmp_path)).is_relative_to(colab.site)
     assert colab.run("import torch; print(torch.__version__, torch.__file__)", tmp_path) == torch
     after = colab.files()
-    assert {path: after.get(path) for path in before} == before  # torch and all others: not a byte touched
-    assert {path.parts[0].partition("-")[0] for path in after.keys() - before.keys()} == {"fractal_lib"}
+    # torch and all others: not a byte touched
+    assert {path: after.get(path) for path in before} == before
+    assert {path.parts[0].partition("-")[0] for path in after.keys() - before.keys()} == {
+        "fractal_lib"
+    }
 
     modules = (
         "import importlib, pkgutil, fractal_lib\n"
@@ -167,14 +206,26 @@ def test_a_chapter_runs_alone(colab, tmp_path):
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_a_chapter_imports_only_what_colab_ships(colab, tmp_path, path):
     cells = nbformat.read(path, as_version=4).cells
-    code = "\n".join(TransformerManager().transform_cell(c.source) for c in cells if c.cell_type == "code")
-    modules = {node.module for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)}
-    modules |= {a.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import) for a in node.names}
+    code = "\n".join(
+        TransformerManager().transform_cell(c.source) for c in cells if c.cell_type == "code"
+    )
+    modules = {
+        node.module for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)
+    }
+    modules |= {
+        a.name
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Import)
+        for a in node.names
+    }
     roots = sorted({name.split(".")[0] for name in modules} - {"fractal_lib"})
-    program = "import importlib.util as u\nprint([name for name in {!r} if u.find_spec(name) is None])"
+    program = (
+        "import importlib.util as u\nprint([name for name in {!r} if u.find_spec(name) is None])"
+    )
     assert roots
     assert colab.run(program.format(roots), tmp_path) == "[]"
-    assert colab.run(program.format([*roots, "nbclient"]), tmp_path) == "['nbclient']"  # it would be told
+    # it would be told
+    assert colab.run(program.format([*roots, "nbclient"]), tmp_path) == "['nbclient']"
 
 
 @pytest.mark.parametrize("in_colab", [True, False])

@@ -61,7 +61,9 @@ def pixels(png):
 
 
 def test_static_form_has_every_frame_and_shows_the_first():
-    slider = explore(lines, alt=lambda level: f"{level + 1} waves", caption="<b>Waves</b> & more", level=range(7))
+    slider = explore(
+        lines, alt=lambda level: f"{level + 1} waves", caption="<b>Waves</b> & more", level=range(7)
+    )
     tags = Tags(slider._repr_html_())
     images, (control,) = tags["img"], tags["input"]
     assert [image["alt"] for image in images] == [f"{k + 1} waves" for k in range(7)]
@@ -91,7 +93,9 @@ def test_live_form_shows_the_same_frames():
     bundle = slider._repr_mimebundle_()
     assert set(bundle) == {"text/plain", "text/html", WIDGET}
     box = slider.widget()
-    assert bundle[WIDGET]["model_id"] == box.model_id == slider._repr_mimebundle_()[WIDGET]["model_id"]
+    assert (
+        bundle[WIDGET]["model_id"] == box.model_id == slider._repr_mimebundle_()[WIDGET]["model_id"]
+    )
     picture, control, caption = box.children
     assert control.description == "level"
     assert "Waves" in caption.value
@@ -107,8 +111,12 @@ def test_without_ipywidgets_the_static_form_is_left(monkeypatch):
 
 
 def test_two_parameters_run_over_their_grid():
-    slider = explore(bars, alt=lambda height, at: f"{height:g} high at {at}", height=[1, 2.5], at=range(1, 4))
-    assert [frame.alt for frame in slider.frames] == [f"{h:g} high at {a}" for h in (1, 2.5) for a in (1, 2, 3)]
+    slider = explore(
+        bars, alt=lambda height, at: f"{height:g} high at {at}", height=[1, 2.5], at=range(1, 4)
+    )
+    assert [frame.alt for frame in slider.frames] == [
+        f"{h:g} high at {a}" for h in (1, 2.5) for a in (1, 2, 3)
+    ]
     _, first, second = slider.widget().children
     first.value, second.value = 1, 2
     assert "2.5 high at 3" in slider.widget().children[0].value
@@ -116,7 +124,10 @@ def test_two_parameters_run_over_their_grid():
 
 
 def test_a_string_for_alt_is_completed_by_the_value():
-    assert explore(bars, alt="A bar.", height=[0.5], at=[2]).frames[0].alt == "A bar. (height 0.5, at 2)"
+    assert (
+        explore(bars, alt="A bar.", height=[0.5], at=[2]).frames[0].alt
+        == "A bar. (height 0.5, at 2)"
+    )
     assert explore(lines, caption="Some waves", level=[3]).frames[0].alt == "Some waves (level 3)"
     assert explore(lines, level=[3]).frames[0].alt == "Waves. (level 3)"
 
@@ -165,12 +176,18 @@ def test_several_sliders_in_one_page_move_each_on_its_own():
     one = explore(lines, alt=lambda level: f"waves {level}", level=range(3))
     two = explore(bars, alt=lambda height, at: f"bar {height} {at}", height=[1, 2], at=range(3))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page()
-        page.set_content("<p>before</p>" + one._repr_html_() + two._repr_html_() + one._repr_html_())
+        page.set_content(
+            "<p>before</p>" + one._repr_html_() + two._repr_html_() + one._repr_html_()
+        )
 
         def shown():
-            return page.evaluate("[...document.querySelectorAll('img')].filter(i => i.offsetParent).map(i => i.alt)")
+            return page.evaluate(
+                "[...document.querySelectorAll('img')].filter(i => i.offsetParent).map(i => i.alt)"
+            )
 
         controls = page.locator("input")
         assert shown() == ["waves 0", "bar 1 0", "waves 0"]

@@ -1,9 +1,11 @@
 """Every chapter keeps the frame that CONTRIBUTING.md describes, and is stored without noise.
 
-In a page of the appendix one looks things up: it has sections of its own and no exercises, and keeps the rest.
+In a page of the appendix one looks things up: it has sections of its own and no exercises, and
+keeps the rest.
 
-The checks are functions from a notebook to a list of findings. They run over every chapter, and over
-a sound little chapter that is spoiled in one way after another: each check must notice its own.
+The checks are functions from a notebook to a list of findings. They run over every chapter, and
+over a sound little chapter that is spoiled in one way after another: each check must notice its
+own.
 """
 
 import re
@@ -17,8 +19,17 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 ROOT = Path(__file__).resolve().parent.parent
-CHAPTERS = sorted(p for p in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-FRAME = ["From scratch", "From the library", "On real data", "What it costs", "Exercises", "What to remember"]
+CHAPTERS = sorted(
+    p for p in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
+)
+FRAME = [
+    "From scratch",
+    "From the library",
+    "On real data",
+    "What it costs",
+    "Exercises",
+    "What to remember",
+]
 OPTIONAL = {"On real data"}
 SETUP = address.setup_cell(address.current())
 
@@ -44,7 +55,11 @@ def tags(cell):
 def title(nb):
     """One title, in the first cell, before anything else."""
     at = [k for k, _ in headings(nb, 1)]
-    return [] if at == [0] and nb.cells[0].source.startswith("# ") else [f"titles in cells {at}, expected [0]"]
+    return (
+        []
+        if at == [0] and nb.cells[0].source.startswith("# ")
+        else [f"titles in cells {at}, expected [0]"]
+    )
 
 
 def sections(nb):
@@ -83,11 +98,19 @@ def exercises(nb):
     """Three or more, each with a hidden solution that asserts."""
     start = next((k for k, text in headings(nb, 2) if text == "Exercises"), len(nb.cells))
     end = next((k for k, _ in headings(nb, 2) if k > start), len(nb.cells))
-    asked = [(k, text) for k, text in headings(nb, 3) if start <= k < end and text.startswith("Exercise ")]
+    asked = [
+        (k, text)
+        for k, text in headings(nb, 3)
+        if start <= k < end and text.startswith("Exercise ")
+    ]
     found = [] if len(asked) >= 3 else [f"{len(asked)} exercises, expected at least 3"]
     for (k, text), (stop, _) in zip(asked, [*asked[1:], (end, "")], strict=True):
-        solutions = [c for c in nb.cells[k:stop] if c.cell_type == "code" and "hide-cell" in tags(c)]
-        if not any(re.search(r"^\s*(assert\b|[\w.]+\.assert_\w+\()", c.source, re.M) for c in solutions):
+        solutions = [
+            c for c in nb.cells[k:stop] if c.cell_type == "code" and "hide-cell" in tags(c)
+        ]
+        if not any(
+            re.search(r"^\s*(assert\b|[\w.]+\.assert_\w+\()", c.source, re.M) for c in solutions
+        ):
             found.append(f"{text}: no hidden solution with an assert")
     return found
 
@@ -111,7 +134,12 @@ def figures(nb):
 def runs_whole(nb):
     """No cell is left out of the book's run or of the tests', and none may fail unseen."""
     left_out = {"skip-execution", "nbval-skip", "raises-exception", "nbval-raises-exception"}
-    return [f"cell {cell.id}: tagged {t}" for cell in code_cells(nb) for t in tags(cell) if t in left_out]
+    return [
+        f"cell {cell.id}: tagged {t}"
+        for cell in code_cells(nb)
+        for t in tags(cell)
+        if t in left_out
+    ]
 
 
 def width(nb):
@@ -134,12 +162,17 @@ FRAMED = [
 def test_the_table_of_contents_lists_every_chapter():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     listed = {toc["root"]} | {c["file"] for part in toc["parts"] for c in part["chapters"]}
-    files = {p.relative_to(ROOT).with_suffix("").as_posix() for p in [*CHAPTERS, *(ROOT / "book").rglob("*.md")]}
+    files = {
+        p.relative_to(ROOT).with_suffix("").as_posix()
+        for p in [*CHAPTERS, *(ROOT / "book").rglob("*.md")]
+    }
     assert CHAPTERS
     assert listed == files
 
 
-@pytest.mark.parametrize(("path", "check"), FRAMED, ids=lambda of: of.stem if isinstance(of, Path) else of.__name__)
+@pytest.mark.parametrize(
+    ("path", "check"), FRAMED, ids=lambda of: of.stem if isinstance(of, Path) else of.__name__
+)
 def test_chapter_keeps_the_frame(path, check):
     assert check(nbformat.read(path, as_version=4)) == []
 
@@ -156,7 +189,12 @@ def sound():
     """The smallest chapter that every check accepts."""
     md, code = new_markdown_cell, new_code_cell
     intro = "# Draw a line\n\n**You will do** a\n**You will learn** b\n**You need** c\n**Time** d\n\n![a line](a.svg)"
-    figure = {"mystnb": {"figure": {"caption": "A line.", "name": "fig-line"}, "image": {"alt": "A line."}}}
+    figure = {
+        "mystnb": {
+            "figure": {"caption": "A line.", "name": "fig-line"},
+            "image": {"alt": "A line."},
+        }
+    }
     cells = [
         md(intro, id="intro"),
         code(SETUP, id="setup", metadata={"tags": ["hide-input"]}),
@@ -196,7 +234,9 @@ def _plain(node):
 
 def test_a_sound_chapter_passes(tmp_path):
     (path := tmp_path / "sound.ipynb").write_text(notebooks.stored(sound()))
-    assert {check.__name__: check(sound()) for check in CHECKS} == {check.__name__: [] for check in CHECKS}
+    assert {check.__name__: check(sound()) for check in CHECKS} == {
+        check.__name__: [] for check in CHECKS
+    }
     assert notebooks.noise(path) == []
 
 
@@ -244,7 +284,9 @@ def test_noise_is_noticed(tmp_path, name):
             cells["sum"].outputs[0].data["text/plain"] = "4" * 400_000
     text = notebooks.stored(nb) if name == "heavy" else nbformat.writes(nb) + "\n"
     if name == "order":
-        text = text.replace(' "nbformat": 4,\n "nbformat_minor": 5\n', ' "nbformat_minor": 5,\n "nbformat": 4\n')
+        text = text.replace(
+            ' "nbformat": 4,\n "nbformat_minor": 5\n', ' "nbformat_minor": 5,\n "nbformat": 4\n'
+        )
     (path := tmp_path / "noisy.ipynb").write_text(text)
     assert len(notebooks.noise(path)) >= 1
 
@@ -286,13 +328,18 @@ def test_the_address_can_be_moved_and_moved_back(tmp_path):
     assert {name: (tmp_path / name).read_text() for name in texts} == texts
 
 
-@pytest.mark.parametrize("url", ["github.com/a/b", "https://github.com/a", "https://example.org/a/b", "a/b"])
+@pytest.mark.parametrize(
+    "url", ["github.com/a/b", "https://github.com/a", "https://example.org/a/b", "a/b"]
+)
 def test_an_address_that_colab_cannot_open_is_refused(url, tmp_path):
     with pytest.raises(ValueError, match="expected https://github.com/OWNER/NAME"):
         address.slug(url)
 
 
 def test_every_place_that_needs_the_address_quotes_the_one_of_the_configuration():
-    quoting = {p.relative_to(ROOT).as_posix() for p in address.quoting(ROOT, address.slug(address.current()))}
+    quoting = {
+        p.relative_to(ROOT).as_posix()
+        for p in address.quoting(ROOT, address.slug(address.current()))
+    }
     chapters = {p.relative_to(ROOT).as_posix() for p in CHAPTERS}
     assert quoting >= chapters | {"_config.yml", "pyproject.toml", "README.md", "CITATION.cff"}

@@ -1,4 +1,6 @@
-"""The visual language: what the palette promises is measured, and each drawing shows the numbers it was given."""
+"""The visual language: what the palette promises is measured, and each drawing shows the numbers it
+was given.
+"""
 
 import importlib.util
 import io
@@ -18,7 +20,14 @@ from fractal_lib import plots
 from fractal_lib.plots import DATA, DENSE, LADDER, LINEAR, OTHER, QUERY, WINDOW
 
 mpl.use("agg")
-ROLES = {"dense": DENSE, "window": WINDOW, "ladder": LADDER, "linear": LINEAR, "other": OTHER, "data": DATA}
+ROLES = {
+    "dense": DENSE,
+    "window": WINDOW,
+    "ladder": LADDER,
+    "linear": LINEAR,
+    "other": OTHER,
+    "data": DATA,
+}
 ROLES_AND_QUERY = ROLES | {"query": QUERY}
 
 
@@ -52,7 +61,10 @@ def turned_over(color):
 
 
 def lab(light):
-    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ light
+    xyz = (
+        np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+        @ light
+    )
     f = np.cbrt(np.clip(xyz / [0.9505, 1, 1.089], 1e-4, None))
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
@@ -60,9 +72,21 @@ def lab(light):
 # Machado, Oliveira and Fernandes (2009), severity 1
 EYES = {
     "all three cones": np.eye(3),
-    "no long": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "no medium": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
-    "no short": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+    "no long": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "no medium": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.01182, 0.04294, 0.968881],
+    ],
+    "no short": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.3039],
+    ],
 }
 
 
@@ -75,12 +99,17 @@ def test_a_colour_can_be_read_as_text_on_light_and_on_dark(name):
 
 @pytest.mark.parametrize("eyes", EYES)
 def test_any_two_colours_differ_to_every_eye(eyes):
-    seen = {name: lab(np.clip(EYES[eyes] @ linear(role.color), 0, 1)) for name, role in ROLES_AND_QUERY.items()}
+    seen = {
+        name: lab(np.clip(EYES[eyes] @ linear(role.color), 0, 1))
+        for name, role in ROLES_AND_QUERY.items()
+    }
     assert min(np.linalg.norm(seen[a] - seen[b]) for a, b in combinations(seen, 2)) > 10
 
 
 def test_roles_differ_without_colour():
-    assert len({(role.linestyle, role.marker) for role in ROLES_AND_QUERY.values()}) == len(ROLES_AND_QUERY)
+    assert len({(role.linestyle, role.marker) for role in ROLES_AND_QUERY.values()}) == len(
+        ROLES_AND_QUERY
+    )
 
 
 def test_a_figure_is_opaque_white():
@@ -110,7 +139,8 @@ def test_labels_do_not_overlap_and_lie_in_the_figure(scale):
     boxes = [mpl.text.Text.get_window_extent(note) for note in notes]  # without the leader
     assert not any(mpl.transforms.Bbox.intersection(a, b) for a, b in combinations(boxes, 2))
     assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
-    assert [box.y0 for box in boxes] == sorted(box.y0 for box in boxes)  # in the order of the curves
+    # in the order of the curves
+    assert [box.y0 for box in boxes] == sorted(box.y0 for box in boxes)
 
 
 def test_labels_of_nothing_are_refused():
@@ -121,11 +151,11 @@ def test_labels_of_nothing_are_refused():
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=12), st.floats(0.1, 20))
 def test_spread_keeps_distance_order_and_balance(wanted, gap):
     wanted = np.array(wanted)
-    placed = plots._spread(wanted, gap)
+    placed = plots._apart(wanted, gap)
     order = np.argsort(wanted, kind="stable")
     assert (np.diff(placed[order]) >= gap - 1e-9).all()
     assert placed.sum() == pytest.approx(wanted.sum(), abs=1e-8)  # pushed as far up as down
-    assert plots._spread(placed, gap) == pytest.approx(placed)  # nothing to do the second time
+    assert plots._apart(placed, gap) == pytest.approx(placed)  # nothing to do the second time
 
 
 # ---- drawings ------------------------------------------------------------------------------------
@@ -139,9 +169,9 @@ def test_stems_add_up_a_row_that_is_read_twice():
 
 
 @pytest.mark.parametrize(("x", "n"), [(26.4, 65), (0.0, 5), (63.9, 65), (17.0, 33)])
-def test_rungs_fill_the_four_points_nearest_the_query(x, n):
+def test_ladder_nodes_fill_the_four_points_nearest_the_query(x, n):
     _, ax = plt.subplots()
-    plots.rungs(ax, x, n, levels=3)
+    plots.ladder_nodes(ax, x, n, levels=3)
     assert len(ax.collections) == 3
     for level, dots in enumerate(ax.collections):
         stride = 2**level
@@ -171,8 +201,13 @@ def test_shade_covers_the_rows_of_the_mask(dates):
 def test_cost_tells_measured_from_recorded():
     _, ax = plt.subplots()
     sizes = [100, 1000, 10000]
-    measured = {"dense": (DENSE, sizes, [1e-5, 1e-4, 1e-3]), "ladder": (LADDER, sizes, [1e-4, 1e-4, 1e-4])}
-    plots.loglog_cost(ax, measured, {"dense": (DENSE, sizes, [5e-5, 6e-5, 9e-5])}, "a GPU, 2026-01-02")
+    measured = {
+        "dense": (DENSE, sizes, [1e-5, 1e-4, 1e-3]),
+        "ladder": (LADDER, sizes, [1e-4, 1e-4, 1e-4]),
+    }
+    plots.loglog_cost(
+        ax, measured, {"dense": (DENSE, sizes, [5e-5, 6e-5, 9e-5])}, "a GPU, 2026-01-02"
+    )
     styles = {line.get_label(): line.get_linestyle() for line in ax.lines}
     assert styles == {"dense": "-", "ladder": "-", "dense, recorded": "--"}
     assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.01, 0.1, 1])  # milliseconds
@@ -209,5 +244,6 @@ def test_stored_pictures_stand_alone_and_have_a_title(name):
     assert not [
         e
         for e in root.iter()
-        if any("href" in k and not v.startswith("#") for k, v in e.attrib.items()) and not e.tag.endswith("}type")
+        if any("href" in k and not v.startswith("#") for k, v in e.attrib.items())
+        and not e.tag.endswith("}type")
     ]  # nothing is fetched

@@ -32,7 +32,9 @@ def is_checked(cell) -> bool:
 
 def execute(nb, folder: Path) -> None:
     """Run every cell in place, in `folder`, as the tests and the book do."""
-    NotebookClient(nb, timeout=180, coalesce_streams=True, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(
+        nb, timeout=180, coalesce_streams=True, resources={"metadata": {"path": str(folder)}}
+    ).execute()
 
 
 def stored(nb) -> str:

@@ -1,4 +1,6 @@
-"""Draws ladder.svg, the picture of the README and of the landing page: `python book/images/ladder.py`."""
+"""Draws ladder.svg, the picture of the README and of the landing page: `python
+book/images/ladder.py`.
+"""
 
 import sys
 from pathlib import Path
@@ -9,16 +11,19 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from fractal_lib.curves.cantor import bspline_weights
-from fractal_lib.plots import FAINT, LADDER, QUERY, query_line, rungs, use_style
+from fractal_lib.curves.splines import bspline_weights
+from fractal_lib.plots import FAINT, LADDER, QUERY, ladder_nodes, query_line, use_style
 
 
 def draw_ladder(n: int = 65, x: float = 26.4, levels: int = 5) -> Figure:
-    """The book's picture: the kernel that the ladder adds up to, above the rows it reads, level by level.
+    """The book's picture: the kernel that the ladder adds up to, above the rows it reads, level by
+    level.
 
     Every level has the same share of the weight. Each band is one level, the finest darkest.
     """
-    figure, (top, below) = plt.subplots(2, 1, figsize=(7.2, 4.2), sharex=True, height_ratios=[1, 1.15])
+    figure, (top, below) = plt.subplots(
+        2, 1, figsize=(7.2, 4.2), sharex=True, height_ratios=[1, 1.15]
+    )
     rows = np.linspace(0, n - 1, 4 * n - 3)
     height = np.zeros_like(rows)
     for level in reversed(range(levels)):
@@ -27,16 +32,20 @@ def draw_ladder(n: int = 65, x: float = 26.4, levels: int = 5) -> Figure:
         four = bspline_weights(d % 1)
         beta = torch.where(d < 1, four[:, 1], torch.where(d < 2, four[:, 0], 0.0)).numpy()
         band = beta / 2**level / levels
-        top.fill_between(rows, height, height + band, color=LADDER.color, alpha=0.9 * 0.72**level, linewidth=0)
+        top.fill_between(
+            rows, height, height + band, color=LADDER.color, alpha=0.9 * 0.72**level, linewidth=0
+        )
         height = height + band
     top.plot(rows, height, **LADDER.line)
     query_line(top, x, "query")
     top.set(ylabel="weight of a row", ylim=(0, None))
     top.grid(axis="x", visible=False)
     top.set_title("Fine nearby, coarse far away: four rows on every level", pad=24)
-    rungs(below, x, n, levels)
+    ladder_nodes(below, x, n, levels)
     below.axvline(x, **QUERY.line, linewidth=1.4)
-    below.set_title("filled: read, as large as its weight", loc="right", fontsize=9, fontweight="normal")
+    below.set_title(
+        "filled: read, as large as its weight", loc="right", fontsize=9, fontweight="normal"
+    )
     return figure
 
 

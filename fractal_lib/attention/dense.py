@@ -1,76 +1,96 @@
 """Attention to every row: the specification the others are tested against."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from fractal_lib.attention.cells import Cells
-from fractal_lib.attention.checks import require
+from fractal_lib.attention.base import (
+    ContextAttention,
+    Reads,
+    combine,
+    normalise,
+    pattern,
+    position,
+)
 from fractal_lib.attention.kernels import Kernel, OriginalKernel
 from fractal_lib.attention.pyramid import Pyramid
-from fractal_lib.attention.reads import ContextAttention, Reads, combine, normalise, position
+from fractal_lib.attention.tree import Tree
+from fractal_lib.checks import as_float, require
+
+__all__ = ["DenseAttention"]
 
 
+@pattern("dense")
 class DenseAttention(ContextAttention):
-    """Every row, weighted by a kernel of its distance to t and normalised.
+    """Every row, weighted by a kernel of its distance to t and normalised: Nadaraya-Watson
+    attention.
 
     Args:
         kernel: any `Kernel`; the default is the original softmax of -(l (ts - t))^2.
-        prior: None, or (n,) floating point, finite, not negative and not all 0: how much each row counts before its
-            distance does. Weights are kernel * prior. It belongs to the rows and not to the query, so the result is
-            as smooth in t as the kernel. Kept as a buffer, in the dtype it has.
+        sample_weight: None, or (n,) floating point, finite, not negative and not all 0: how much
+            each row counts before its distance does. Weights are kernel * sample_weight. It belongs
+            to the rows and not to the query, so the result is as smooth in t as the kernel. Kept as
+            a buffer, in the dtype it has.
 
-    Takes ``observed`` and ``times`` exactly. With several queries, a compiled loss that holds both a jvp in
-    t and gradients of t is an error up to torch 2.13 (PyTorch issue 177261). Complexity: O(n H) per query.
-    Positions are float64 whatever the rows are, where the original's float32 rounds at large n. Source:
-    Bartosh, Vetrov and Naesseth (2025); chapter ``start/dense_attention``; the prior, chapter ``attention/julia``.
+    Takes ``observed`` and ``times`` exactly. With several queries, a compiled loss that holds both
+    a jvp in t and gradients of t is an error up to torch 2.13 (PyTorch issue 177261). Complexity:
+    O(n H) per query. Positions are float64 whatever the rows are, where the original's float32
+    rounds at large n. Source: Bartosh, Vetrov and Naesseth (2025); chapter
+    ``start/dense_attention``; ``sample_weight``, chapter ``attention/julia``.
 
     Raises:
-        TypeError, ValueError: for a prior that is not as said, or (when called) not one number a row.
+        TypeError, ValueError: for a sample_weight that is not as said, or (when called) not one
+            number a row.
 
-    >>> rows = torch.eye(3).unsqueeze(0)  # each row marks itself, so the result is the weights
-    >>> DenseAttention()(rows, torch.tensor([[0.5]]))
+    >>> values = torch.eye(3).unsqueeze(0)  # each row marks itself, so the result is the weights
+    >>> DenseAttention()(values, torch.tensor([[0.5]]))
     tensor([[[0.0870, 0.8259, 0.0870]]])
-    >>> DenseAttention(prior=torch.tensor([1.0, 0.0, 3.0]))(rows, torch.tensor([[0.5]]))
+    >>> DenseAttention(sample_weight=torch.tensor([1.0, 0.0, 3.0]))(values, torch.tensor([[0.5]]))
     tensor([[[0.2500, 0.0000, 0.7500]]])
     """
 
-    def __init__(self, kernel: Kernel | None = None, prior: Tensor | None = None):
+    def __init__(self, kernel: Kernel | None = None, *, sample_weight: Any = None):
         super().__init__()
         self.kernel = OriginalKernel() if kernel is None else kernel
-        if prior is not None:
-            _check_prior(prior)
-        self.register_buffer("prior", prior, persistent=False)
+        if sample_weight is not None:
+            sample_weight = _checked(sample_weight)
+        self.register_buffer("sample_weight", sample_weight, persistent=False)
 
-    def prepare(self, rows: Tensor, observed: Tensor | None = None, times: Tensor | None = None) -> Pyramid:
+    takes_times = True
+
+    def prepare(self, values: Tensor, observed: Any = None, times: Any = None) -> Pyramid:
         """The rows with their mask and their exact times."""
-        return Pyramid(rows, observed, times, levels=1)
+        return Pyramid(values, observed, times, levels=1)
 
-    def reads(self, t: Tensor, n: int | Cells) -> Reads:
-        """All n rows for t (B, Q): index and weight (B, Q, n)."""
-        cells = n if isinstance(n, Cells) else Cells(n, 1)
-        x = position(t, cells.n).unsqueeze(-1)  # (B, Q, 1)
-        every = torch.arange(cells.n, device=t.device).expand(*t.shape, -1)
-        index, count = cells.look(0, every)
-        if self.prior is not None:
-            if self.prior.shape[0] != cells.n:
-                raise ValueError(f"the prior is for {self.prior.shape[0]} rows, got {cells.n}")
-            count = count * self.prior
-        return Reads(index, normalise(self.kernel.log(x - cells.centre(0, every), cells.n), count))
+    def pattern(self, t: Tensor, tree: Tree) -> Reads:
+        """All n rows for t (B, Q): (B, Q, n)."""
+        x = position(t, tree.n).unsqueeze(-1)  # (B, Q, 1)
+        every = torch.arange(tree.n, device=t.device).expand(*t.shape, -1)
+        index, count = tree.lookup(0, every)
+        if self.sample_weight is not None:
+            if self.sample_weight.shape[0] != tree.n:
+                raise ValueError(
+                    f"sample_weight is for {self.sample_weight.shape[0]} rows, got {tree.n}"
+                )
+            count = count * self.sample_weight
+        return Reads(index, normalise(self.kernel.log(x - tree.centroid(0, every), tree.n), count))
 
     @staticmethod
-    def read(rows: Tensor, reads: Reads) -> Tensor:
-        """`read` where every row is read: a matrix product instead of a gather of (B, Q, n, H)."""
-        return combine(reads.weight, rows)
+    def read(values: Tensor, reads: Reads) -> Tensor:
+        """`read` where every row is read: a matrix product, not a gather of (B, Q, n, H)."""
+        return combine(reads.weights, values)
 
 
-def _check_prior(prior: Tensor) -> None:
-    if not isinstance(prior, Tensor) or not prior.is_floating_point():
-        got = prior.dtype if isinstance(prior, Tensor) else type(prior)
-        raise TypeError(f"prior must be a floating point tensor, got {got}")
-    if prior.dim() != 1 or len(prior) == 0:
-        raise ValueError(f"prior must have shape (n,), n >= 1, got {tuple(prior.shape)}")
+def _checked(sample_weight: Any) -> Tensor:
+    sample_weight = as_float(sample_weight, "sample_weight")
+    if sample_weight.dim() != 1 or len(sample_weight) == 0:
+        raise ValueError(
+            f"sample_weight must have shape (n,), n >= 1, got {tuple(sample_weight.shape)}"
+        )
     require(
-        lambda: (prior.isfinite() & (prior >= 0)).all() & (prior > 0).any(),
-        "prior must be finite, not negative and not all 0, got values from {0[0]} to {0[1]}",
-        lambda: (prior.min().item(), prior.max().item()),
+        lambda: (sample_weight.isfinite() & (sample_weight >= 0)).all() & (sample_weight > 0).any(),
+        "sample_weight must be finite, not negative and not all 0, got values from {0[0]} to {0[1]}",
+        lambda: (sample_weight.min().item(), sample_weight.max().item()),
     )
+    return sample_weight

@@ -1,4 +1,6 @@
-"""A dust of offsets around t: dense near it, sparse far away, n^D of them (chapter ``attention/julia``)."""
+"""A dust of offsets around t: dense near it, sparse far away, n^D of them (chapter
+``attention/julia``).
+"""
 
 import cmath
 import math
@@ -9,31 +11,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from fractal_lib.attention.cells import Cells, all_levels
-from fractal_lib.attention.kernels import Kernel, PowerLaw
-from fractal_lib.attention.reads import ContextAttention, Reads, normalise, position
-from fractal_lib.curves.cantor import bspline_weights, ladder
+from fractal_lib.attention.base import ContextAttention, Reads, normalise, pattern, position
+from fractal_lib.attention.kernels import Kernel, RationalQuadratic
+from fractal_lib.attention.tree import Tree, all_levels, constant_result
 from fractal_lib.curves.julia import escape_radius
+from fractal_lib.curves.splines import bspline_weights, stencil
+
+__all__ = ["JuliaAttention"]
 
 
+@pattern("julia", given_kernel={"c": -2.5, "kernel": lambda: RationalQuadratic(2.0, alpha=0.5)})
 class JuliaAttention(ContextAttention):
     """Read the rows whose distance from t lies in a Julia set, seen from its outermost point.
 
-    For real c < -2 the Julia set of z^2 + c is a dust on [-r, r], r = `escape_radius`. Its tip r is laid on the query
-    and its other end n' - 1 rows away, on both sides (n' is n rounded up to a power of two); the whole distances that
-    it meets are the `offsets`. Offset o is read at t's position + o, by the cubic B-spline over four rows, and
-    weighs k(o). The offsets do not move with t, so the result is C^2 in t, and no row comes in with a weight.
+    For real c < -2 the Julia set of z^2 + c is a dust on [-r, r], r = `escape_radius`. Its tip r is
+    laid on the query and its other end n' - 1 rows away, on both sides (n' is n rounded up to a
+    power of two); the whole distances that it meets are the `offsets`. Offset o is read at t's
+    position + o, by the cubic B-spline over four rows, and weighs k(o). The offsets do not move
+    with t, so the result is C^2 in t, and no row comes in with a weight.
 
     Args:
-        c: real, below -2: the dial. Close to -2 nearly every distance is read, far below hardly any.
+        c: real, below -2: the dial. Close to -2 nearly every distance is read, far below hardly
+            any.
         kernel: any `Kernel`, or None for (1 + o^2)^(-a / 2) with a learnable a = `exponent`.
 
     Attributes:
-        fall: (1,) float32 parameter, from which the exponent follows; None with a kernel.
+        raw_exponent: (1,) float32 parameter, from which the exponent follows; None with a kernel.
 
-    Takes ``observed``: where every row that is read is missing, it is an error. Complexity: some n^D reads of H numbers
-    per query, D = ``julia_dimension(c)``: a power of n, not a logarithm. The offsets are found once for each power of
-    two, in O(n + n^D log^2 n), and kept. Source: Fatou and Julia (1917-1918) for the dust; chapter ``attention/julia``.
+    Takes ``observed``: where every row that is read is missing, it is an error. Complexity: some
+    n^D reads of H numbers per query, D = ``julia_dimension(c)``: a power of n, not a logarithm. The
+    offsets are found once for each power of two, in O(n + n^D log^2 n), and kept. Source: Fatou and
+    Julia (1917-1918) for the dust; chapter ``attention/julia``.
 
     Raises:
         ValueError: if c is not a finite real number below -2.
@@ -50,33 +58,41 @@ class JuliaAttention(ContextAttention):
         if not cmath.isfinite(c) or complex(c).imag or complex(c).real >= -2:
             raise ValueError(f"c must be a finite real number below -2, got {c}")
         self.c, self.kernel = complex(c).real, kernel
-        self.fall = nn.Parameter(torch.full((1,), math.log(math.e - 1))) if kernel is None else None  # exponent 1
+        raw = torch.full((1,), math.log(math.e - 1))  # softplus of it is 1
+        self.raw_exponent = nn.Parameter(raw) if kernel is None else None
+
+    def extra_repr(self) -> str:
+        """The dial."""
+        return f"c={self.c:g}"
 
     @property
     def exponent(self) -> Tensor | None:
         """(1,) float64, positive: how fast weights fall with the offset; None with a kernel."""
-        return None if self.fall is None else softplus(self.fall.double())
+        return None if self.raw_exponent is None else softplus(self.raw_exponent.double())
 
     def offsets(self, n: int) -> Tensor:
-        """The distances that are read in a context of n rows: int64, ascending, the same on both sides of 0."""
+        """The distances that are read in a context of n rows: int64, ascending, the same on both
+        sides of 0.
+        """
         one_side = np.flatnonzero(_dust(self.c, _round_up(n)))
         return torch.from_numpy(np.concatenate([-one_side[:0:-1], one_side]))
 
-    def reads(self, t: Tensor, n: int | Cells) -> Reads:
-        """Where to read for t (B, Q): index and weight (B, Q, K), each row once; rows off the end weigh 0."""
-        cells = n if isinstance(n, Cells) else Cells(n, 1)
-        row, offset, held = _stencil(self.c, _round_up(cells.n), t.device)  # (K,), (K, 4), (K, 4)
-        four, fraction = ladder(position(t, cells.n), 1)  # (B, Q, 4), (B, Q)
-        log_k = self._log_kernel(offset.double(), cells.n).masked_fill(~held, -torch.inf)
+    def pattern(self, t: Tensor, tree: Tree) -> Reads:
+        """Where to read for t (B, Q): (B, Q, K), each row once; rows off the end weigh 0."""
+        row, offset, present = _stencil(self.c, _round_up(tree.n), t.device)  # (K,), (K, 4), (K, 4)
+        four, fraction = stencil(position(t, tree.n), 1)  # (B, Q, 4), (B, Q)
+        log_k = self._log_kernel(offset.double(), tree.n).masked_fill(~present, -torch.inf)
         top = log_k.amax(-1)  # (K,): split off, so that a narrow kernel does not underflow far away
-        share = (bspline_weights(fraction).unsqueeze(-2) * (log_k - top.unsqueeze(-1)).exp()).sum(-1)
-        index, count = cells.look(0, four[..., 1:2] + row)
+        share = (bspline_weights(fraction).unsqueeze(-2) * (log_k - top.unsqueeze(-1)).exp()).sum(
+            -1
+        )
+        index, count = tree.lookup(0, four[..., 1:2] + row)
         return Reads(index, normalise(top.expand(share.shape), share * count))
 
     def _log_kernel(self, d: Tensor, n: int) -> Tensor:
         if self.kernel is not None:
             return self.kernel.log(d, n)
-        return self.exponent * PowerLaw(exponent=1.0).log(d, n)
+        return -self.exponent / 2 * torch.log1p(d.square())
 
 
 def _round_up(n: int) -> int:
@@ -84,7 +100,7 @@ def _round_up(n: int) -> int:
     return 2 ** (all_levels(n) - 1)
 
 
-@torch.compiler.assume_constant_result  # numbers that follow from numbers: no part of a graph
+@constant_result
 def _stencil(c: float, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return _find_stencil(c, n, device)
 
@@ -92,28 +108,31 @@ def _stencil(c: float, n: int, device: torch.device) -> tuple[Tensor, Tensor, Te
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # what is kept must serve training too
 def _find_stencil(c: float, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """What is read, counted from the row below the query: rows (K,), their offsets (K, 4), which of these are held.
+    """What is read, counted from the row below the query: rows (K,), their offsets (K, 4), which of
+    these are in the dust.
 
-    The spline of offset o covers the rows o - 1 to o + 2. Turned around: row j takes part, as the first to the fourth
-    of them, in the offsets j + 1 to j - 2, as far as the dust holds them.
+    The spline of offset o covers the rows o - 1 to o + 2. Turned around: row j takes part, as the
+    first to the fourth of them, in the offsets j + 1 to j - 2, as far as they are in the dust.
     """
     one_side = np.pad(_dust(c, n), (0, 3))  # (n + 3,): beyond the end there is nothing
     both = np.concatenate([one_side[:0:-1], one_side])  # of the offsets -n - 2 to n + 2
-    held = np.lib.stride_tricks.sliding_window_view(both, 4)[:, ::-1]  # row j = -n holds offsets -n + 1 to -n - 2
-    row = np.flatnonzero(held.any(1))
+    # row j = -n has offsets -n + 1 to -n - 2
+    present = np.lib.stride_tricks.sliding_window_view(both, 4)[:, ::-1]
+    row = np.flatnonzero(present.any(1))
     offset = (row - n)[:, None] - np.arange(-1, 3)
-    tables = row - n, offset, held[row]
+    tables = row - n, offset, present[row]
     return tuple(torch.from_numpy(np.ascontiguousarray(table)).to(device) for table in tables)
 
 
 @lru_cache(maxsize=64)
 def _dust(c: float, n: int) -> np.ndarray:
-    """(n,) bool: does the dust, laid over [0, n - 1] with its tip on 0, hold a point within 1/2 of each whole number?
+    """(n,) bool: does the dust, laid over [0, n - 1] with its tip on 0, hold a point within 1/2 of
+    each whole number?
 
-    Intervals that together hold all of the dust are split until none is longer than one row. Then their ends, which
-    belong to it, name all the numbers that it meets. An interval is named by its itinerary, the sides of 0 on which
-    its points are, round after round; its ends follow by going backwards from -r and r. In numpy, which knows no
-    default device and no inference mode.
+    Intervals that together hold all of the dust are split until none is longer than one row. Then
+    their ends, which belong to it, name all the numbers that it meets. An interval is named by its
+    itinerary, the sides of 0 on which its points are, round after round; its ends follow by going
+    backwards from -r and r. In numpy, which knows no default device and no inference mode.
     """
     r = escape_radius(c)
     met = np.zeros(n, dtype=bool)

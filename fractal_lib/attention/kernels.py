@@ -1,40 +1,79 @@
-"""Kernels k(d): how much a row at distance d counts; and the smooth step that cuts them into pieces."""
+"""Kernels k(d): how much a row at distance d counts; and the smooth step that cuts them into
+pieces.
+"""
 
 import math
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+__all__ = [
+    "RBF",
+    "Kernel",
+    "Matern12",
+    "OriginalKernel",
+    "RationalQuadratic",
+    "smooth_step",
+    "smooth_step_slope",
+]
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(nn.Module):
     """A kernel that falls with distance, k(0) = 1: the base of those below.
 
     Args:
-        width: length scale, positive, in ``unit``.
-        unit: ``"samples"`` (1 is the distance of two neighbouring rows) or ``"time"`` (1 is the whole
-            of [0, 1], that is n - 1 samples).
+        lengthscale: positive, in ``unit``.
+        unit: ``"samples"`` (1 is the distance of two neighbouring rows) or ``"time"`` (1 is the
+            whole of [0, 1], that is n - 1 samples).
+        learnable: whether the length scale (and alpha, if there is one) is trained: then it is the
+            softplus of the parameter ``raw_lengthscale`` (``raw_alpha``), a float32 scalar. Every
+            attention sees the kernel as it is now.
 
     Raises:
-        ValueError: for a width that is not positive and finite, or an unknown unit.
+        ValueError: for a length scale that is not positive and finite, or an unknown unit.
 
     A kernel is called with distances in *samples* and the number of rows: ``kernel(d, n)``.
     ``kernel.log(d, n)`` is its logarithm and ``kernel.dlog(d, n)`` the derivative of that in d.
+    Names, forms and raw parameters are those of GPyTorch. Source: Rasmussen and Williams (2006),
+    chapter 4.
+
+    >>> RBF(2.0)
+    RBF(lengthscale=2)
+    >>> [name for name, _ in RBF(2.0, learnable=True).named_parameters()]
+    ['raw_lengthscale']
     """
 
-    width: float = 1.0
-    unit: str = "samples"
+    def __init__(self, lengthscale: float = 1.0, unit: str = "samples", *, learnable: bool = False):
+        super().__init__()
+        if unit not in ("samples", "time"):
+            raise ValueError(f'unit must be "samples" or "time", got {unit!r}')
+        self.unit, self.learnable = unit, learnable
+        self._keep("lengthscale", lengthscale)
 
-    def __post_init__(self):
-        if self.unit not in ("samples", "time"):
-            raise ValueError(f'unit must be "samples" or "time", got {self.unit!r}')
-        if not (math.isfinite(self.width) and self.width > 0):
-            raise ValueError(f"width must be positive and finite, got {self.width}")
+    def _keep(self, name: str, value: float) -> None:
+        """A positive number: a constant in full precision, or a parameter."""
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+        if self.learnable:
+            raw = value + math.log(-math.expm1(-value))  # the inverse of softplus
+            setattr(self, f"raw_{name}", nn.Parameter(torch.tensor(raw, dtype=torch.float32)))
+        else:
+            setattr(self, f"_{name}", float(value))
 
-    def samples(self, n: int) -> float:
-        """The width in samples, for n rows."""
-        return self.width * (max(n - 1, 1) if self.unit == "time" else 1)
+    def _kept(self, name: str) -> float | Tensor:
+        if self.learnable:
+            return softplus(getattr(self, f"raw_{name}").double())
+        return getattr(self, f"_{name}")
+
+    @property
+    def lengthscale(self) -> float | Tensor:
+        """The length scale as it is now, in ``unit``: a float, or () float64 if it is learnable."""
+        return self._kept("lengthscale")
+
+    def samples(self, n: int) -> float | Tensor:
+        """The length scale in samples, for n rows."""
+        return self.lengthscale * (max(n - 1, 1) if self.unit == "time" else 1)
 
     def log(self, d: Tensor, n: int) -> Tensor:
         """Log k at distance d (samples, any shape), for n rows."""
@@ -44,16 +83,34 @@ class Kernel:
         """Derivative of log k with respect to d, per sample."""
         return self._dlog(d / self.samples(n)) / self.samples(n)
 
-    def __call__(self, d: Tensor, n: int) -> Tensor:
+    def forward(self, d: Tensor, n: int) -> Tensor:
         """K at distance d (samples, any shape), for n rows."""
         return self.log(d, n).exp()
 
+    def state(self) -> tuple:
+        """All that decides its values, as numbers: equal states are equal kernels."""
+        return type(self), self.unit, *(float(self._kept(name)) for name in self._names())
 
-@dataclass(frozen=True)
-class Gaussian(Kernel):
-    """exp(-(d / width)^2 / 2).
+    def _names(self) -> tuple[str, ...]:
+        return ("lengthscale",)
 
-    >>> Gaussian(2.0)(torch.tensor([0.0, 2.0]), n=100)
+    def _log(self, u: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define _log(u)")
+
+    def _dlog(self, u: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define _dlog(u)")
+
+    def extra_repr(self) -> str:
+        """The numbers that decide it."""
+        words = [f"{name}={float(self._kept(name)):.6g}" for name in self._names()]
+        words += [f"unit={self.unit!r}"] * (self.unit != "samples")
+        return ", ".join(words + ["learnable=True"] * self.learnable)
+
+
+class RBF(Kernel):
+    """exp(-(d / lengthscale)^2 / 2): the Gaussian, or squared exponential, kernel.
+
+    >>> RBF(2.0)(torch.tensor([0.0, 2.0]), n=100)
     tensor([1.0000, 0.6065])
     """
 
@@ -64,9 +121,8 @@ class Gaussian(Kernel):
         return -u
 
 
-@dataclass(frozen=True)
-class OriginalKernel(Gaussian):
-    """The kernel of SDE Matching's posterior: exp(-(l (ts - t))^2) with l = n, ts = linspace(0, 1, n).
+class OriginalKernel(RBF):
+    """The kernel of SDE Matching's posterior: exp(-(l (ts - t))^2), l = n, ts = linspace(0, 1, n).
 
     In samples its standard deviation is (n - 1) / n / sqrt(2), whatever n is: it sees six rows.
     Source: Bartosh, Vetrov and Naesseth (2025), public notebook; chapter ``start/dense_attention``.
@@ -75,44 +131,62 @@ class OriginalKernel(Gaussian):
     tensor([1.0000, 0.3679])
     """
 
+    def __init__(self):
+        super().__init__()
+
     def samples(self, n: int) -> float:
         """(n - 1) / n / sqrt(2)."""
         return max(n - 1, 1) / n / math.sqrt(2)
 
+    def _names(self) -> tuple[str, ...]:
+        return ()
 
-@dataclass(frozen=True)
-class PowerLaw(Kernel):
-    """(1 + (d / width)^2)^(-exponent / 2): a heavy tail, d^-exponent far away.
 
-    >>> PowerLaw(1.0, exponent=1.0)(torch.tensor([0.0, 100.0]), n=1000)
+class RationalQuadratic(Kernel):
+    """(1 + (d / lengthscale)^2 / (2 alpha))^-alpha: a power law, d^(-2 alpha) far away.
+
+    With alpha = 1 it is the Cauchy kernel, with alpha = 1/2 it falls as 1 / d.
+
+    Args:
+        alpha: positive; the smaller, the heavier the tail.
+        lengthscale, unit, learnable: as in `Kernel`.
+
+    >>> RationalQuadratic(1.0, alpha=0.5)(torch.tensor([0.0, 100.0]), n=1000)
     tensor([1.0000, 0.0100])
     """
 
-    exponent: float = 1.0
+    def __init__(
+        self,
+        lengthscale: float = 1.0,
+        alpha: float = 1.0,
+        unit: str = "samples",
+        *,
+        learnable: bool = False,
+    ):
+        super().__init__(lengthscale, unit, learnable=learnable)
+        self._keep("alpha", alpha)
+
+    @property
+    def alpha(self) -> float | Tensor:
+        """Half the power of the tail, as it is now: a float, or () float64 if it is learnable."""
+        return self._kept("alpha")
+
+    def _names(self) -> tuple[str, ...]:
+        return ("lengthscale", "alpha")
 
     def _log(self, u):
-        return -self.exponent / 2 * torch.log1p(u.square())
+        return -self.alpha * torch.log1p(u.square() / (2 * self.alpha))
 
     def _dlog(self, u):
-        return -self.exponent * u / (1 + u.square())
+        return -u / (1 + u.square() / (2 * self.alpha))
 
 
-@dataclass(frozen=True)
-class Cauchy(PowerLaw):
-    """1 / (1 + (d / width)^2).
+class Matern12(Kernel):
+    """exp(-|d| / lengthscale): the exponential kernel, Matern with nu = 1/2.
 
-    >>> Cauchy(3.0)(torch.tensor([0.0, 3.0]), n=10)
-    tensor([1.0000, 0.5000])
-    """
+    It has a kink at 0, so m(t) is only continuous where t meets a row.
 
-    exponent: float = 2.0
-
-
-@dataclass(frozen=True)
-class Exponential(Kernel):
-    """exp(-|d| / width). It has a kink at 0, so m(t) is only continuous where t meets a row.
-
-    >>> Exponential(1.0)(torch.tensor([0.0, -1.0]), n=10)
+    >>> Matern12(1.0)(torch.tensor([0.0, -1.0]), n=10)
     tensor([1.0000, 0.3679])
     """
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import Measurement, Timer
 
-from fractal_lib.benchmark.machine import check_device, free_memory, progress_bar
+from fractal_lib.benchmark.machine import check_device, free_memory
 from fractal_lib.benchmark.methods import Method, methods, reference_extra
+from fractal_lib.progress import progress_bar
 
 TURNS = 3
 
@@ -43,15 +44,16 @@ def benchmark_attention_methods(
 
     Returns:
         one record for each size, method and form. ``seconds`` (median) and ``iqr`` are None where
-        memory did not suffice; ``error`` is the largest difference from float64 `DenseAttention` over
-        the batch, or None; ``note`` says why there is none. ``bound``, if not None, is a proven limit
-        of the error; ``speedup`` is over dense bmm in eager mode.
+        memory did not suffice; ``error`` is the largest difference from float64 `DenseAttention`
+        over the batch, or None; ``note`` says why there is none. ``bound``, if not None, is a
+        proven limit of the error; ``speedup`` is over dense bmm in eager mode.
 
     Raises:
         ValueError: for numbers that are not positive, or a CUDA device that is not there.
         MemoryError: if the rows alone would not fit.
 
-    Source: the original sketch's function of this name, made honest in chapter ``start/dense_attention``.
+    Source: the original sketch's function of this name, made honest in chapter
+    ``start/dense_attention``.
 
     >>> records = benchmark_attention_methods([64], batch=2, hidden=4, seconds=0.01, progress=False)
     n | method ...
@@ -74,7 +76,8 @@ def run(
     progress: bool,
     header: int = 0,
 ) -> list[dict]:
-    """Time what ``make(rows, queries)`` names, for each n; the rest as `benchmark_attention_methods` says.
+    """Time what ``make(rows, queries)`` names, for each n; the rest as
+    `benchmark_attention_methods` says.
 
     Rows are (B, header + n, H).
     """
@@ -112,7 +115,9 @@ def _refuse_what_cannot_fit(n: int, batch: int, hidden: int, device: str) -> Non
         )
 
 
-def _draw(n: int, batch: int, hidden: int, device: str, queries: int) -> tuple[Tensor, list[Tensor]]:
+def _draw(
+    n: int, batch: int, hidden: int, device: str, queries: int
+) -> tuple[Tensor, list[Tensor]]:
     """Rows (B, n, H), filled in place, and as many t (B, 1) as asked for."""
     generator = torch.Generator(device).manual_seed(0)
     rows = torch.empty(batch, n, hidden, device=device).normal_(generator=generator)
@@ -123,27 +128,43 @@ def _draw(n: int, batch: int, hidden: int, device: str, queries: int) -> tuple[T
 def _warm_up(
     n: int, rows: Tensor, rivals: list[Method], compile: bool, threads: int
 ) -> tuple[list[dict], list[Timer | None]]:
-    """Call everything once, which compiles it and tells its error; a record and a timer for each form."""
+    """Call everything once, which compiles it and tells its error; a record and a timer for each
+    form.
+    """
     device, exact = rows.device, {}
     if reference_extra(rows) < free_memory(device):
-        exact = {m.exact: m.exact(rows, m.queries[0]) for m in {m.exact: m for m in rivals}.values()}
+        exact = {
+            m.exact: m.exact(rows, m.queries[0]) for m in {m.exact: m for m in rivals}.values()
+        }
     records, timers = [], []
     for method in rivals:
         fits = method.keeps + method.extra < (free := free_memory(device))
         context = method.build(rows) if fits else None
         for form in ("eager", "compiled") if compile and method.compiles else ("eager",):
             record = {"n": n, "method": method.name, "form": form, "reads": method.reads}
-            record |= {"seconds": None, "iqr": None, "speedup": method.base, "error": None, "bound": method.bound}
+            record |= {
+                "seconds": None,
+                "iqr": None,
+                "speedup": method.base,
+                "error": None,
+                "bound": method.bound,
+            }
             timer = None
             if fits:
-                call = torch.compile(method.call, fullgraph=True, dynamic=False) if form == "compiled" else method.call
+                call = (
+                    torch.compile(method.call, fullgraph=True, dynamic=False)
+                    if form == "compiled"
+                    else method.call
+                )
                 call = method.wrap(call)
                 out = call(context, method.queries[0])
                 record["error"], record["note"] = _error(method, out, exact.get(method.exact))
                 names = {"call": call, "context": context, "queries": cycle(method.queries)}
                 timer = Timer("call(context, next(queries))", globals=names, num_threads=threads)
             else:
-                record["note"] = f"needs {(method.keeps + method.extra) / 2**30:.1f} GiB, {free / 2**30:.1f} free"
+                record["note"] = (
+                    f"needs {(method.keeps + method.extra) / 2**30:.1f} GiB, {free / 2**30:.1f} free"
+                )
             records.append(record)
             timers.append(timer)
     return records, timers
@@ -159,7 +180,9 @@ def _error(method: Method, out: Tensor, exact: Tensor | None) -> tuple[float | N
 
 
 @torch.no_grad()
-def measure(records: list[dict], timers: list[Timer | None], seconds: float, progress: bool) -> None:
+def measure(
+    records: list[dict], timers: list[Timer | None], seconds: float, progress: bool
+) -> None:
     """Fill in times, taken in turns, and speed-ups."""
     todo = [(record, timer, []) for record, timer in zip(records, timers, strict=True) if timer]
     with progress_bar(TURNS * len(todo), f"n = {records[0]['n']}", progress) as step:
@@ -182,7 +205,11 @@ _HEAD = f"{'n':>8} | {'method':<23} | {'form':<8} | {'reads':>7} | {'median':>9}
 def _line(record: dict) -> str:
     def show(key: str, scale: float, unit: str) -> str:
         value = record[key]
-        return "-" if value is None else f"{value * scale:{'.3g' if value * scale < 1000 else '.0f'}}{unit}"
+        return (
+            "-"
+            if value is None
+            else f"{value * scale:{'.3g' if value * scale < 1000 else '.0f'}}{unit}"
+        )
 
     times = f"{show('seconds', 1e3, ' ms'):>9} | {show('iqr', 1e3, ' ms'):>9}"
     error = record["note"] or f"{record['error']:.1e}"

@@ -26,7 +26,9 @@ BASE = "dense, float32 bmm"
 
 
 class DenseBmm(DenseAttention):
-    """The original kernel in float32, as the public head has it: the fastest correct form in eager mode."""
+    """The original kernel in float32, as the public head has it: the fastest correct form in eager
+    mode.
+    """
 
     def reads(self, t, n):
         """All rows: index and weight (B, Q, n)."""
@@ -67,16 +69,19 @@ def benchmark_heads(
     queries: int = 256,
     progress: bool = True,
 ) -> list[dict]:
-    """Time every head, and print a table. Arguments and errors raised are those of `benchmark_attention_methods`.
+    """Time every head, and print a table. Arguments and errors raised are those of
+    `benchmark_attention_methods`.
 
-    Passes: *forward*, (m, s) at one t per sample; *train*, (m, s), their derivatives in t, and the gradient of a loss
-    of all four by the parameters, as for a context that is given; *train with context*, by the context too, as for one
-    that an encoder makes: a gradient as large as the context, whatever the head.
+    Passes: *forward*, (m, s) at one t per sample; *train*, (m, s), their derivatives in t, and the
+    gradient of a loss of all four by the parameters, as for a context that is given; *train with
+    context*, by the context too, as for one that an encoder makes: a gradient as large as the
+    context, whatever the head.
 
     Returns:
-        records as `benchmark_attention_methods` has them, with ``head`` and ``pass``; ``n`` and ``reads`` leave out the
-        header. ``error`` is the largest difference of m and s, or of the gradient of the first layer,
-        from the same head's in float64, over the largest value; ``speedup`` is over the dense float32 head.
+        records as `benchmark_attention_methods` has them, with ``head`` and ``pass``; ``n`` and
+        ``reads`` leave out the header. ``error`` is the largest difference of m and s, or of the
+        gradient of the first layer, from the same head's in float64, over the largest value;
+        ``speedup`` is over the dense float32 head.
 
     Source: chapter ``posterior/combined_head``.
 
@@ -87,7 +92,9 @@ def benchmark_heads(
     """
     settings = (sizes, batch, hidden, device, compile, threads, seconds, queries, progress)
     # one pass after another: the compiler takes only so many variants of one function at a time
-    records = [record for kind in PASSES for record in run(partial(_methods, kind), *settings, header=1)]
+    records = [
+        record for kind in PASSES for record in run(partial(_methods, kind), *settings, header=1)
+    ]
     for record in records:
         record["head"], record["pass"] = record["method"].split(": ")
     return records
@@ -98,10 +105,16 @@ def _methods(kind: str, ctx: Tensor, queries: list[Tensor]) -> Iterator[Method]:
     context_gradient = ctx.numel() * ctx.element_size() if kind == "train with context" else 0
     for name, head in heads(hidden).items():
         head.to(ctx.device)
-        reads = head.attention.reads(queries[0], head.attention.prepare(ctx[:, 1:]).cells).index.shape[-1]
+        reads = head.attention.reads(
+            queries[0], head.attention.prepare(ctx[:, 1:]).tree
+        ).indices.shape[-1]
         call, exact, wrap = _forward(head), _exact_forward(head), as_it_is
         if kind != "forward":
-            call, exact, wrap = _loss(head), _exact_gradient(head), _gradient(head, context_gradient > 0)
+            call, exact, wrap = (
+                _loss(head),
+                _exact_gradient(head),
+                _gradient(head, context_gradient > 0),
+            )
         yield Method(
             name=f"{name}: {kind}",
             reads=reads,
@@ -113,7 +126,8 @@ def _methods(kind: str, ctx: Tensor, queries: list[Tensor]) -> Iterator[Method]:
             exact=exact,
             wrap=wrap,
             base=f"{BASE}: {kind}",
-            compiles=kind == "forward" or name != BASE,  # its derivative does not: PyTorch issue 177261
+            # its derivative does not: PyTorch issue 177261
+            compiles=kind == "forward" or name != BASE,
             relative=True,
         )
 
@@ -126,7 +140,10 @@ def _loss(head: PosteriorAffine) -> Callable:
     def loss(ctx, t):
         values, slopes = head(ctx, t, return_t_dir=True)
         # slopes grow with n; unscaled they would drown the values
-        return sum(v.square().sum() for v in values) + sum(d.square().sum() for d in slopes) / ctx.shape[1] ** 2
+        return (
+            sum(v.square().sum() for v in values)
+            + sum(d.square().sum() for d in slopes) / ctx.shape[1] ** 2
+        )
 
     return loss
 
@@ -150,10 +167,14 @@ def _gradient(head: PosteriorAffine, with_context: bool) -> Callable:
 def _exact_forward(head: PosteriorAffine) -> Callable:
     exact = copy.deepcopy(head).double()
     one = _forward(exact)
-    return lambda ctx, t: torch.cat([one(c[None].double(), s[None].double()) for c, s in zip(ctx, t, strict=True)])
+    return lambda ctx, t: torch.cat(
+        [one(c[None].double(), s[None].double()) for c, s in zip(ctx, t, strict=True)]
+    )
 
 
 def _exact_gradient(head: PosteriorAffine) -> Callable:
     exact = copy.deepcopy(head).double()
     one = _gradient(exact, False)(_loss(exact))
-    return lambda ctx, t: sum(one(c[None].double(), s[None].double()) for c, s in zip(ctx, t, strict=True))
+    return lambda ctx, t: sum(
+        one(c[None].double(), s[None].double()) for c, s in zip(ctx, t, strict=True)
+    )

@@ -1,11 +1,8 @@
-"""The machine that is timed on: its name, its load, its free memory; and a bar for the wait."""
+"""The machine that is timed on: its name, its load, its free memory."""
 
 import os
 import platform
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,7 +40,9 @@ def describe(device: str, threads: int) -> dict:
 
 
 def load_average() -> list[float] | None:
-    """Processes that ran or waited to run, in the mean of the last 1, 5 and 15 minutes; None where unknown."""
+    """Processes that ran or waited to run, in the mean of the last 1, 5 and 15 minutes; None where
+    unknown.
+    """
     return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
@@ -68,20 +67,3 @@ def free_memory(device: torch.device | str) -> float:
     except OSError:
         found = None
     return int(found[1]) * 1024 if found else float("inf")
-
-
-@contextmanager
-def progress_bar(total: int, label: str, show: bool) -> Iterator[Callable[[], object]]:
-    """A bar on stderr, by tqdm if it is installed; what it yields moves it one step."""
-    if not show:
-        yield lambda: None
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        count = iter(range(1, total + 1))
-        yield lambda: print(f"\r{label}: {next(count)}/{total} ", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
-    else:
-        with tqdm(total=total, desc=label, leave=False) as bar:
-            yield bar.update

@@ -1,4 +1,6 @@
-"""FlexAttention under the curves' masks. ``python -m fractal_lib.benchmark.self_attention --masks``."""
+"""FlexAttention under the curves' masks. ``python -m fractal_lib.benchmark.self_attention
+--masks``.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -6,14 +8,14 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils.benchmark import Measurement, Timer
 
-from fractal_lib.attention.masks import (
+from fractal_lib.benchmark.machine import check_device
+from fractal_lib.self_attention.masks import (
     block_sparsity,
     cantor_mask_mod,
     dragon_mask_mod,
     hilbert_mask_mod,
     julia_mask_mod,
 )
-from fractal_lib.benchmark.machine import check_device
 
 BLOCK = 128  # FlexAttention's own, and the grain of the masks that have one
 
@@ -26,15 +28,16 @@ def benchmark_masks(
     threads: int = 1,
     seconds: float = 1.0,
 ) -> list[dict]:
-    """Time compiled FlexAttention under each curve's mask, forward, and count the blocks that it skips.
+    """Time compiled FlexAttention under each curve's mask, forward, and count the blocks that it
+    skips.
 
     Args:
         sizes: numbers of rows n; setting a mask up takes some 20 n^2 bytes.
         heads, width, device, threads, seconds: as in `benchmark_self_attention`.
 
     Returns:
-        one record for each size and mask: ``skipped``, the share of blocks of 128 x 128, ``seconds`` (median) and
-        ``iqr``.
+        one record for each size and mask: ``skipped``, the share of blocks of 128 x 128,
+        ``seconds`` (median) and ``iqr``.
 
     Raises:
         ValueError: for numbers that are not positive, or a CUDA device that is not there.
@@ -52,15 +55,22 @@ def benchmark_masks(
             for name, mask_mod in masks(n, device).items():
                 took = _time(mask_mod, n, heads, width, device, threads, seconds)
                 skipped = block_sparsity(mask_mod, n, BLOCK, device)
-                records.append(dict(n=n, mask=name, skipped=skipped, seconds=took.median, iqr=took.iqr))
-                print(f"{n:>7} | {name:<15} | skips {skipped:6.1%} | {1e3 * took.median:.3g} ms", flush=True)
+                records.append(
+                    dict(n=n, mask=name, skipped=skipped, seconds=took.median, iqr=took.iqr)
+                )
+                print(
+                    f"{n:>7} | {name:<15} | skips {skipped:6.1%} | {1e3 * took.median:.3g} ms",
+                    flush=True,
+                )
     finally:
         torch.set_num_threads(before)
     return records
 
 
 @torch.no_grad()
-def _time(mask_mod: Callable, n: int, heads: int, width: int, device: str, threads: int, seconds: float) -> Measurement:
+def _time(
+    mask_mod: Callable, n: int, heads: int, width: int, device: str, threads: int, seconds: float
+) -> Measurement:
     names = dict(zip("qkv", torch.randn(3, 1, heads, n, width, device=device), strict=True))
     names["mask"] = create_block_mask(mask_mod, None, None, n, n, device)
     names["flex"] = torch.compile(flex_attention, dynamic=False)

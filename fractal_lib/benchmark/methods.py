@@ -12,15 +12,20 @@ from fractal_lib import (
     FractalAttention,
     HilbertCurveAttention,
     JuliaAttention,
+    MultilevelAttention,
     OriginalKernel,
     WindowAttention,
 )
 
 
 def reference(rows: Tensor, t: Tensor) -> Tensor:
-    """Float64 `DenseAttention`, a sample at a time, so that it needs no second context: (B, H) float64."""
+    """Float64 `DenseAttention`, a sample at a time, so that it needs no second context: (B, H)
+    float64.
+    """
     dense = DenseAttention()
-    return torch.cat([dense(row[None].double(), s[None])[:, 0] for row, s in zip(rows, t, strict=True)])
+    return torch.cat(
+        [dense(row[None].double(), s[None])[:, 0] for row, s in zip(rows, t, strict=True)]
+    )
 
 
 def as_it_is(value: Any) -> Any:
@@ -41,7 +46,8 @@ class Method(NamedTuple):
         queries: one argument per call, used in turn.
         bound: a proven limit of the error for these rows, rounding included, or None.
         exact: the float64 result that errors are measured against, from the rows and a query.
-        wrap: from ``call``, compiled or not, to what is timed; a gradient cannot be inside of what is compiled.
+        wrap: from ``call``, compiled or not, to what is timed; a gradient cannot be inside of what
+            is compiled.
         base: the method whose eager time is the unit of speed-up.
         compiles: False to leave the compiled form out.
         relative: whether errors are shares of the largest exact value.
@@ -65,8 +71,9 @@ class Method(NamedTuple):
 def sketch(rows: Tensor, t: Tensor) -> Tensor:
     """The original as the sketch's benchmark wrote it: rows (B, n, H), t (B, 1) to (B, n, H).
 
-    Word for word. ``t.unsqueeze(-1)`` makes its weights (B, 1, n), so the product has B B n H numbers
-    and the sum runs over the batch: B times the work, and the shape tells that it is not the result.
+    Word for word. ``t.unsqueeze(-1)`` makes its weights (B, 1, n), so the product has B B n H
+    numbers and the sum runs over the batch: B times the work, and the shape tells that it is not
+    the result.
 
     >>> sketch(torch.randn(4, 10, 2), torch.rand(4, 1)).shape
     torch.Size([4, 10, 2])
@@ -118,16 +125,16 @@ def methods(rows: Tensor, queries: list[Tensor]) -> Iterator[Method]:
     weights = 4 * batch * n * rows.element_size()
     peak = max(row.abs().amax().item() for row in rows)
     kernel = OriginalKernel()
-    window, fitted, given = WindowAttention(kernel), FractalAttention(), FractalAttention(kernel=kernel)
+    window, fitted, given = WindowAttention(kernel), FractalAttention(), MultilevelAttention(kernel)
     fitted.fit(kernel, n)
     fitted.to(rows.device)
 
     def reads(attention):
-        return attention.reads(queries[0], n).index.shape[-1]
+        return attention.reads(queries[0], n).indices.shape[-1]
 
     def limit(attention, share):
-        # what the pattern leaves out, and rounding: a dot product of K terms errs by K 2^-24 (Higham 2002,
-        # chapter 3), casting its weights and its result by as much again each
+        # what the pattern leaves out, and rounding: a dot product of K terms errs by K 2^-24
+        # (Higham 2002, chapter 3), casting its weights and its result by as much again each
         return (share + (reads(attention) + 2) * 2.0**-24) * peak
 
     def one_query(attention):
@@ -140,20 +147,39 @@ def methods(rows: Tensor, queries: list[Tensor]) -> Iterator[Method]:
     yield Method("window", reads(window), 0, 0, as_it_is, one_query(window), queries, bound)
     yield Method("ladder, fitted scales", reads(fitted), 0, 0, as_it_is, one_query(fitted), queries)
     places = [_places(fitted, t, n) for t in queries]
-    yield Method("bare gather of its rows", reads(fitted), 0, 0, lambda rows: rows.flatten(0, 1), _gather, places)
+    yield Method(
+        "bare gather of its rows",
+        reads(fitted),
+        0,
+        0,
+        lambda rows: rows.flatten(0, 1),
+        _gather,
+        places,
+    )
     for name, attention in (
         ("Hilbert, 5 x 5 cells", HilbertCurveAttention()),
         ("dragon", DragonCurveAttention()),
         ("Julia, c = -6", JuliaAttention(-6.0)),
     ):
-        yield Method(name, reads(attention), 0, 0, as_it_is, one_query(attention.to(rows.device)), queries)
+        yield Method(
+            name, reads(attention), 0, 0, as_it_is, one_query(attention.to(rows.device)), queries
+        )
     bound = limit(given, given.error_bound(n))
-    yield Method("ladder, given kernel", reads(given), 2 * size, 0, given.prepare, one_query(given), queries, bound)
+    yield Method(
+        "ladder, given kernel",
+        reads(given),
+        2 * size,
+        0,
+        given.prepare,
+        one_query(given),
+        queries,
+        bound,
+    )
 
 
 def _places(attention: FractalAttention, t: Tensor, n: int) -> Tensor:
     """Where in (B n, H) the rows stand that are read for t (B, 1): (B K,) int64."""
-    index = attention.reads(t, n).index  # (B, 1, K)
+    index = attention.reads(t, n).indices  # (B, 1, K)
     return (index + n * torch.arange(index.shape[0], device=t.device)[:, None, None]).flatten()
 
 

@@ -1,4 +1,6 @@
-"""Peak memory of a call: on a CPU the process's own high-water mark, so each reading has a process to itself."""
+"""Peak memory of a call: on a CPU the process's own high-water mark, so each reading has a process
+to itself.
+"""
 
 import gc
 from collections.abc import Callable
@@ -14,7 +16,8 @@ def peak_memory(prepare: Callable[[], Callable[[], object]], device: str = "cpu"
     """Bytes that a call needs at most, above what stood before it; its result is counted.
 
     Args:
-        prepare: makes the call, and what it reads; for a CPU it must pickle, as a function of a module does.
+        prepare: makes the call, and what it reads; for a CPU it must pickle, as a function of a
+            module does.
         device: where it runs; of a CPU one thread is used.
 
     Returns:

@@ -1,4 +1,6 @@
-"""Self-attention side by side: full, window and fractal. ``python -m fractal_lib.benchmark.self_attention --help``."""
+"""Self-attention side by side: full, window and fractal. ``python -m
+fractal_lib.benchmark.self_attention --help``.
+"""
 
 import argparse
 import inspect
@@ -14,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.benchmark import Timer
 
-from fractal_lib import fractal_attention
+from fractal_lib import fractal_self_attention
 from fractal_lib.benchmark.harness import measure
 from fractal_lib.benchmark.machine import check_device, describe, load_average
 from fractal_lib.benchmark.masks import benchmark_masks
@@ -26,7 +28,9 @@ ERROR_ROWS = 64  # queries whose error is looked at
 
 
 class Shape(NamedTuple):
-    """What all rivals share: samples, heads, numbers in a head, and the geometry of `fractal_attention`."""
+    """What all rivals share: samples, heads, numbers in a head, and the geometry of
+    `fractal_self_attention`.
+    """
 
     batch: int
     heads: int
@@ -41,24 +45,37 @@ def rivals(shape: Shape) -> dict[str, Attention]:
     >>> list(rivals(Shape(1, 1, 8, 16, 4)))
     ['full', 'window', 'fractal', 'full, causal', 'window, causal', 'fractal, causal']
     """
-    fractal = partial(fractal_attention, near=shape.near, cells=shape.cells)
-    plain = {"full": scaled_dot_product_attention, "window": partial(fractal, cells=0), "fractal": fractal}
-    return plain | {f"{name}, causal": partial(call, is_causal=True) for name, call in plain.items()}
+    fractal = partial(fractal_self_attention, near=shape.near, cells=shape.cells)
+    plain = {
+        "full": scaled_dot_product_attention,
+        "window": partial(fractal, cells=0),
+        "fractal": fractal,
+    }
+    return plain | {
+        f"{name}, causal": partial(call, is_causal=True) for name, call in plain.items()
+    }
 
 
-def draw(n: int, shape: Shape, keys: str = "random", device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+def draw(
+    n: int, shape: Shape, keys: str = "random", device: str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor]:
     """q, k and v, each (B, heads, n, D) float32, values standard normal.
 
-    Keys and queries are standard normal ("random"), or ("smooth") the sinusoidal code of the position with periods from
-    60 rows to 60 000, queries four times as long, so that a query is like the keys around it.
+    Keys and queries are standard normal ("random"), or ("smooth") the sinusoidal code of the
+    position with periods from 60 rows to 60 000, queries four times as long, so that a query is
+    like the keys around it.
 
     >>> [x.shape for x in draw(10, Shape(1, 2, 8, 16, 4), "smooth")][0]
     torch.Size([1, 2, 10, 8])
     """
     generator = torch.Generator(device).manual_seed(0)
-    q, k, v = torch.randn(3, shape.batch, shape.heads, n, shape.width, device=device, generator=generator)
+    q, k, v = torch.randn(
+        3, shape.batch, shape.heads, n, shape.width, device=device, generator=generator
+    )
     if keys == "smooth":
-        wave = torch.arange(n, device=device)[:, None] / torch.logspace(1, 4, -(-shape.width // 2), device=device)
+        wave = torch.arange(n, device=device)[:, None] / torch.logspace(
+            1, 4, -(-shape.width // 2), device=device
+        )
         k = torch.cat([wave.sin(), wave.cos()], -1)[:, : shape.width].expand_as(k).contiguous()
         q = 4 * k
     return q, k, v
@@ -80,13 +97,13 @@ def benchmark_self_attention(
 ) -> list[dict]:
     """Time self-attention forward, and forward with backward, and print a table.
 
-    The rivals take turns, as in `benchmark_attention_methods`. Full attention is PyTorch's own, which on a CPU too
-    works in blocks and keeps no matrix.
+    The rivals take turns, as in `benchmark_attention_methods`. Full attention is PyTorch's own,
+    which on a CPU too works in blocks and keeps no matrix.
 
     Args:
         sizes: numbers of rows n.
         batch, heads, width: B, heads and D of float32 queries, keys and values, standard normal.
-        near, cells: of `fractal_attention`; the window is the same with ``cells=0``.
+        near, cells: of `fractal_self_attention`; the window is the same with ``cells=0``.
         full_to: largest n for full attention.
         device: of torch, "cpu" or "cuda".
         threads: of the CPU.
@@ -95,10 +112,11 @@ def benchmark_self_attention(
         progress: show a bar on stderr (with tqdm if it is installed).
 
     Returns:
-        one record for each size, method and pass. ``seconds`` (median) and ``iqr`` are None where ``note`` says why;
-        ``speedup`` is over full attention of the same kind; ``peak`` in bytes, above the inputs, result and gradients
-        included, or None where it is not known; ``error`` for smooth and random keys, as `draw` makes them, the
-        root mean square of the difference from float64 softmax over that of the result itself, over 64 queries.
+        one record for each size, method and pass. ``seconds`` (median) and ``iqr`` are None where
+        ``note`` says why; ``speedup`` is over full attention of the same kind; ``peak`` in bytes,
+        above the inputs, result and gradients included, or None where it is not known; ``error``
+        for smooth and random keys, as `draw` makes them, the root mean square of the difference
+        from float64 softmax over that of the result itself, over 64 queries.
 
     Raises:
         ValueError: for numbers that are not positive, or a CUDA device that is not there.
@@ -112,7 +130,9 @@ def benchmark_self_attention(
     """
     shape = Shape(batch, heads, width, near, cells)
     if min([*sizes, batch, heads, width, near, full_to, threads, seconds]) <= 0:
-        raise ValueError("sizes, batch, heads, width, near, full_to, threads and seconds must be positive")
+        raise ValueError(
+            "sizes, batch, heads, width, near, full_to, threads and seconds must be positive"
+        )
     check_device(device)
     before, records = torch.get_num_threads(), []
     torch.set_num_threads(threads)
@@ -138,16 +158,33 @@ def _of_size(
     inputs = draw(n, shape, device=device)
     for name, call in rivals(shape).items():
         timed = not name.startswith("full") or n <= full_to
-        error = {keys: relative_error(call, draw(n, shape, keys, device), "causal" in name) for keys in KEYS if timed}
+        error = {
+            keys: relative_error(call, draw(n, shape, keys, device), "causal" in name)
+            for keys in KEYS
+            if timed
+        }
         for kind in PASSES:
-            record = {"n": n, "method": f"{name}: {kind}", "form": "eager", "seconds": None, "iqr": None}
-            record |= {"speedup": f"full{', causal' * ('causal' in name)}: {kind}", "error": error or None}
+            record = {
+                "n": n,
+                "method": f"{name}: {kind}",
+                "form": "eager",
+                "seconds": None,
+                "iqr": None,
+            }
+            record |= {
+                "speedup": f"full{', causal' * ('causal' in name)}: {kind}",
+                "error": error or None,
+            }
             record["peak"] = None
             if timed and memory:
-                record["peak"] = peak_memory(partial(_prepare, name, kind, n, shape, device), device)
+                record["peak"] = peak_memory(
+                    partial(_prepare, name, kind, n, shape, device), device
+                )
             record["note"] = "" if timed else f"left out above n = {full_to}"
             run = _pass(call, kind)
-            timer = Timer("run(*inputs)", globals={"run": run, "inputs": inputs}, num_threads=threads)
+            timer = Timer(
+                "run(*inputs)", globals={"run": run, "inputs": inputs}, num_threads=threads
+            )
             if timed:
                 run(*inputs)
             yield record, timer if timed else None
@@ -180,7 +217,9 @@ def relative_error(call: Attention, inputs: tuple[Tensor, Tensor, Tensor], causa
     if causal:
         logits.masked_fill_(torch.arange(n, device=q.device) > row[:, None], -torch.inf)
     exact = logits.softmax(-1) @ v.double()
-    return ((call(q, k, v)[:, :, row] - exact).square().mean() / exact.square().mean()).sqrt().item()
+    return (
+        ((call(q, k, v)[:, :, row] - exact).square().mean() / exact.square().mean()).sqrt().item()
+    )
 
 
 def _prepare(name: str, kind: str, n: int, shape: Shape, device: str) -> Callable[[], object]:
@@ -191,7 +230,8 @@ def _prepare(name: str, kind: str, n: int, shape: Shape, device: str) -> Callabl
 
 
 def slopes(records: list[dict], least: int = 4_096) -> dict[str, float]:
-    """Least-squares slope of log time over log n from n = ``least`` on, by "method: pass"; two sizes at least.
+    """Least-squares slope of log time over log n from n = ``least`` on, by "method: pass"; two
+    sizes at least.
 
     >>> squared = [{"n": n, "method": "m", "pass": "p", "seconds": 3e-9 * n**2} for n in (4096, 8192)]
     >>> round(slopes(squared)["m: p"], 6)
@@ -201,7 +241,11 @@ def slopes(records: list[dict], least: int = 4_096) -> dict[str, float]:
     for r in records:
         if r["seconds"] and r["n"] >= least:
             times.setdefault(f"{r['method']}: {r['pass']}", []).append((r["n"], r["seconds"]))
-    return {name: float(np.polyfit(*np.log(t).T, 1)[0]) for name, t in times.items() if len({n for n, _ in t}) > 1}
+    return {
+        name: float(np.polyfit(*np.log(t).T, 1)[0])
+        for name, t in times.items()
+        if len({n for n, _ in t}) > 1
+    }
 
 
 _HEAD = (
@@ -229,14 +273,21 @@ def main(arguments: list[str] | None = None) -> None:
     >>> main("--sizes 96 --width 8 --seconds 0.01 --no-memory --quiet".split())
     n | method ...
     """
-    default = {name: p.default for name, p in inspect.signature(benchmark_self_attention).parameters.items()}
+    default = {
+        name: p.default
+        for name, p in inspect.signature(benchmark_self_attention).parameters.items()
+    }
     parser = argparse.ArgumentParser(
         prog="python -m fractal_lib.benchmark.self_attention",
         description="Time full, window and fractal self-attention, with errors and peak memory.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--masks", action="store_true", help="time FlexAttention under the curves' masks instead")
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(default["sizes"]), help="numbers of rows")
+    parser.add_argument(
+        "--masks", action="store_true", help="time FlexAttention under the curves' masks instead"
+    )
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=list(default["sizes"]), help="numbers of rows"
+    )
     for name, told in (
         ("batch", "samples"),
         ("heads", "heads"),
@@ -246,19 +297,28 @@ def main(arguments: list[str] | None = None) -> None:
         ("full-to", "largest n for full attention"),
         ("threads", "threads of the CPU"),
     ):
-        parser.add_argument(f"--{name}", type=int, default=default[name.replace("-", "_")], help=told)
+        parser.add_argument(
+            f"--{name}", type=int, default=default[name.replace("-", "_")], help=told
+        )
     parser.add_argument("--device", default=default["device"], help="cpu or cuda")
-    parser.add_argument("--seconds", type=float, default=default["seconds"], help="measuring time of each")
+    parser.add_argument(
+        "--seconds", type=float, default=default["seconds"], help="measuring time of each"
+    )
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--json", "--out", type=Path, metavar="FILE", help="write the run there")
     settings = vars(parser.parse_args(arguments))
     file, only_masks = settings.pop("json"), settings.pop("masks")
-    settings["memory"], settings["progress"] = not settings.pop("no_memory"), not settings.pop("quiet")
+    settings["memory"], settings["progress"] = (
+        not settings.pop("no_memory"),
+        not settings.pop("quiet"),
+    )
     try:
         machine = describe(settings["device"], settings["threads"])
         if only_masks:
-            settings = {name: settings[name] for name in inspect.signature(benchmark_masks).parameters}
+            settings = {
+                name: settings[name] for name in inspect.signature(benchmark_masks).parameters
+            }
             rows, found = benchmark_masks(**settings), {}
         else:
             rows = benchmark_self_attention(**settings)
@@ -269,7 +329,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"slope of log time over log n, {name:35} {slope:.2f}")
     if file:
         machine["load_average_after"] = load_average()  # this run's own threads are in it
-        file.write_text(json.dumps(machine | {"settings": settings, "rows": rows} | found, indent=1) + "\n")
+        file.write_text(
+            json.dumps(machine | {"settings": settings, "rows": rows} | found, indent=1) + "\n"
+        )
         print(f"written to {file}")
 
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-COARSEST = 8  # the largest automatic box is the extent over this: a larger one sees the outline alone
+# the largest automatic box is the extent over this: a larger one sees the outline alone
+COARSEST = 8
 POINTS_A_BOX = 8  # with fewer points a box, on average, one counts the points and no longer the set
 MOST_SIZES = 60  # a few heaps of points, far apart, would else be halved until float64 ends
 
@@ -18,8 +19,9 @@ class PowerFit(NamedTuple):
 
     Attributes:
         exponent: slope of the least squares line through log y against log x.
-        standard_error: what the scatter around that line says of the slope, were it independent from
-            point to point. Counts of a fractal wave and bend instead, and for them it is too small.
+        standard_error: what the scatter around that line says of the slope, were it independent
+            from point to point. Counts of a fractal wave and bend instead, and for them it is too
+            small.
         spread: largest departure from ``exponent`` of a slope fitted to a third of the points (at
             least three) in a row. It sees waves and bends.
         constant: the factor in front.
@@ -63,7 +65,8 @@ def fit_power(x, y) -> PowerFit:
         `PowerFit`.
 
     Raises:
-        ValueError: for other shapes, repeats or disorder in x, or a number that is not positive and finite.
+        ValueError: for other shapes, repeats or disorder in x, or a number that is not positive and
+            finite.
 
     Complexity: O(S**2). Source: chapter ``curves/dimension``.
 
@@ -74,7 +77,9 @@ def fit_power(x, y) -> PowerFit:
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape or len(x) < 3:
-        raise ValueError(f"expected two vectors of one length, at least 3, got shapes {x.shape} and {y.shape}")
+        raise ValueError(
+            f"expected two vectors of one length, at least 3, got shapes {x.shape} and {y.shape}"
+        )
     if not all(np.isfinite(a).all() and (a > 0).all() for a in (x, y)):
         raise ValueError("a power law goes through finite positive numbers alone, got others")
     if not ((np.diff(x) > 0).all() or (np.diff(x) < 0).all()):
@@ -89,12 +94,13 @@ def fit_power(x, y) -> PowerFit:
 def count_boxes(points, size, shift=0) -> int:
     """Boxes of a grid that hold at least one point.
 
-    A point p lies in box floor((p + shift) / size), one number an axis. If points, size and shift are
-    integers, so is the arithmetic, and the count is exact. A float that belongs on the very edge of
-    a box may be rounded to either side of it.
+    A point p lies in box floor((p + shift) / size), one number an axis. If points, size and shift
+    are integers, so is the arithmetic, and the count is exact. A float that belongs on the very
+    edge of a box may be rounded to either side of it.
 
     Args:
-        points: (N, D), or (N,) for points on a line: an array, list or tensor of integers or floats.
+        points: (N, D), or (N,) for points on a line: an array, list or tensor of integers or
+            floats.
         size: edge of a box, positive.
         shift: a number, or (D,): how far the points are moved before they are counted.
 
@@ -103,8 +109,8 @@ def count_boxes(points, size, shift=0) -> int:
 
     Raises:
         TypeError: for points that are not real numbers.
-        ValueError: for another shape, NaN or infinity, a size that is not positive, or boxes so small
-            that their number does not fit int64.
+        ValueError: for another shape, NaN or infinity, a size that is not positive, or boxes so
+            small that their number does not fit int64.
 
     Complexity: O(N D), or O(N D log N) where the grid has many more boxes than there are points.
     Source: chapter ``curves/dimension``.
@@ -125,14 +131,16 @@ def box_counting_dimension(points, sizes=None, offsets: int = 8) -> BoxDimension
     log count over the grids: no size is then favoured because its grid happens to fit the set.
 
     Args:
-        points: (N, D), or (N,) for points on a line: an array or a tensor on any device, integers or
-            floats. Repeats do not matter. Integers are cells of a grid, each one unit wide.
-        sizes: edges of the boxes in the units of the points, positive, at least three different ones;
-            integers if the points are. By default the extent over 8, 16, 32, ... as long as a box
+        points: (N, D), or (N,) for points on a line: an array or a tensor on any device, integers
+            or floats. Repeats do not matter. Integers are cells of a grid, each one unit wide.
+        sizes: edges of the boxes in the units of the points, positive, at least three different
+            ones; integers if the points are. By default the extent over 8, 16, 32, ... as long as a
+            box
             holds 8 distinct points on average: smaller ones would see single points. For a set
             similar to itself under another ratio than 2, sizes in that ratio measure better.
-        offsets: number of grids, at least 1. The first is aligned with the smallest coordinates; for
-            a set known to fit it (a square, an interval) 1 is best, since a shifted grid cuts the rim.
+        offsets: number of grids, at least 1. The first is aligned with the smallest coordinates;
+            for a set known to fit it (a square, an interval) 1 is best, since a shifted grid cuts
+            the rim.
 
     Returns:
         `BoxDimension`. It speaks of the sizes that were counted: N points are at last N points,
@@ -140,11 +148,11 @@ def box_counting_dimension(points, sizes=None, offsets: int = 8) -> BoxDimension
 
     Raises:
         TypeError: for points that are not real numbers.
-        ValueError: for NaN or infinity, another shape, fewer than two distinct points, sizes that are
-            not three positive numbers, or points too few to choose sizes from.
+        ValueError: for NaN or infinity, another shape, fewer than two distinct points, sizes that
+            are not three positive numbers, or points too few to choose sizes from.
 
-    Complexity: O(offsets S N D), times log N where the grid has many more boxes than there are points.
-    Source: Falconer, Fractal Geometry (2014), chapter 2; chapter ``curves/dimension``.
+    Complexity: O(offsets S N D), times log N where the grid has many more boxes than there are
+    points. Source: Falconer, Fractal Geometry (2014), chapter 2; chapter ``curves/dimension``.
 
     >>> from fractal_lib.curves.cantor import cantor_indices
     >>> found = box_counting_dimension(cantor_indices(12), sizes=3 ** np.arange(2, 10), offsets=1)
@@ -183,7 +191,9 @@ def box_counting_dimension(points, sizes=None, offsets: int = 8) -> BoxDimension
 
 
 def _line(u: np.ndarray, v: np.ndarray) -> tuple[float, float, float]:
-    """Slope and height at 0 of the least squares line through (u, v), and the slope's standard error."""
+    """Slope and height at 0 of the least squares line through (u, v), and the slope's standard
+    error.
+    """
     du, dv = u - u.mean(), v - v.mean()
     slope = float(du @ dv / (du @ du))
     rest = dv - slope * du
@@ -198,12 +208,17 @@ def _points(points) -> np.ndarray:
         points = (points.double() if points.is_floating_point() else points).numpy()
     points = np.asarray(points)
     if points.ndim not in (1, 2) or points.shape[1:] == (0,):
-        raise ValueError(f"points must have shape (N, D) or (N,), with D at least 1, got {points.shape}")
+        raise ValueError(
+            f"points must have shape (N, D) or (N,), with D at least 1, got {points.shape}"
+        )
     if points.dtype.kind not in "iuf":
         raise TypeError(f"points must be integers or floats, got {points.dtype}")
     if not np.isfinite(points).all():
         raise ValueError("points must be finite, got NaN or infinity")
-    if points.dtype.kind in "iu" and not -(2**61) < points.min(initial=0) <= points.max(initial=0) < 2**61:
+    if (
+        points.dtype.kind in "iu"
+        and not -(2**61) < points.min(initial=0) <= points.max(initial=0) < 2**61
+    ):
         raise ValueError("integer points must lie within 2**61 of 0")
     points = points.astype(np.float64 if points.dtype.kind == "f" else np.int64)
     return points if points.ndim == 2 else points[:, None]
@@ -212,15 +227,25 @@ def _points(points) -> np.ndarray:
 def _sizes(sizes, whole: bool) -> np.ndarray:
     """Sizes as a descending vector, checked."""
     sizes = np.unique(np.asarray(sizes))[::-1]
-    if len(sizes) < 3 or sizes.dtype.kind not in "iuf" or not (np.isfinite(sizes).all() and (sizes > 0).all()):
-        raise ValueError(f"sizes must be at least three different positive numbers, got {sizes.tolist()}")
+    if (
+        len(sizes) < 3
+        or sizes.dtype.kind not in "iuf"
+        or not (np.isfinite(sizes).all() and (sizes > 0).all())
+    ):
+        raise ValueError(
+            f"sizes must be at least three different positive numbers, got {sizes.tolist()}"
+        )
     if whole and (sizes != np.floor(sizes)).any():
-        raise ValueError("sizes must be integers, as the points are; pass the points as floats for others")
+        raise ValueError(
+            "sizes must be integers, as the points are; pass the points as floats for others"
+        )
     return sizes.astype(np.int64 if whole else np.float64)
 
 
 def _choose(extent: float, n: int, count, whole: bool) -> tuple[np.ndarray, list]:
-    """Sizes from extent / COARSEST down by halves while boxes hold enough of the n points; their counts."""
+    """Sizes from extent / COARSEST down by halves while boxes hold enough of the n points; their
+    counts.
+    """
     sizes, counts = [], []
     for k in range(MOST_SIZES):
         size = extent / (COARSEST * 2**k)
@@ -236,7 +261,9 @@ def _choose(extent: float, n: int, count, whole: bool) -> tuple[np.ndarray, list
 
 
 def _shares(offsets: int, d: int) -> np.ndarray:
-    """(offsets, d) shifts in boxes, in [0, 1): none, then evenly spread (the golden sequence in d axes)."""
+    """(offsets, d) shifts in boxes, in [0, 1): none, then evenly spread (the golden sequence in d
+    axes).
+    """
     root = 2.0
     for _ in range(60):  # to root**(d + 1) = root + 1, the golden ratio for d = 1
         root = (1 + root) ** (1 / (d + 1))

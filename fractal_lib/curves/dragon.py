@@ -1,11 +1,14 @@
-"""The dragon curve: a strip of paper folded in half, again and again, then opened (chapter ``curves/dragon``).
+"""The dragon curve: a strip of paper folded in half, again and again, then opened (chapter
+``curves/dragon``).
 
-Crease i = 1, 2, 3, ... of the strip is i = 2**k * m with m odd. Its *level* k is the fold that made it, counted from
-the last; its *turn* is left (+1) if m % 4 == 1 and right (-1) if m % 4 == 3.
+Crease i = 1, 2, 3, ... of the strip is i = 2**k * m with m odd. Its *level* k is the fold that made
+it, counted from the last; its *turn* is left (+1) if m % 4 == 1 and right (-1) if m % 4 == 3.
 """
 
 import torch
 from torch import Tensor
+
+from fractal_lib.checks import as_int
 
 # Bit b of a crease's level is set if its lowest 1 stands at a place whose number has bit b set.
 _PLACES = [sum(1 << p for p in range(63) if p >> b & 1) for b in range(6)]
@@ -44,24 +47,28 @@ def turn_signs(crease: Tensor) -> Tensor:
         crease: int64, any shape and device, 1 and up.
 
     Returns:
-        int64 of the shape of ``crease``: +1 (left) where the bit above the lowest 1 is 0, else -1 (right).
+        int64 of the shape of ``crease``: +1 (left) where the bit above the lowest 1 is 0, else -1
+            (right).
 
     Raises:
         TypeError: if ``crease`` is not an int64 tensor.
         ValueError: if a crease is below 1.
 
-    Complexity: O(1) per crease. Source: OEIS A014577, as 1 and 0; Davis and Knuth (1970); chapter ``curves/dragon``.
+    Complexity: O(1) per crease. Source: OEIS A014577, as 1 and 0; Davis and Knuth (1970); chapter
+    ``curves/dragon``.
 
     >>> turn_signs(torch.arange(1, 9))
     tensor([ 1,  1, -1,  1,  1, -1, -1,  1])
     """
     _check_int64(crease, "crease", least=1)
-    above = (crease & -crease) << 1  # at crease 2**62 this is the sign bit, which is 0 as it should be
+    # at crease 2**62 this is the sign bit, which is 0 as it should be
+    above = (crease & -crease) << 1
     return torch.where((crease & above) == 0, 1, -1)
 
 
 def unfolded_signs(order: int) -> Tensor:
-    """The turns of a strip folded ``order`` times, by the strip's own rule: copy, a left turn, reverse and negate.
+    """The turns of a strip folded ``order`` times, by the strip's own rule: copy, a left turn,
+    reverse and negate.
 
     Args:
         order: number of folds, 0 to 30.
@@ -72,12 +79,13 @@ def unfolded_signs(order: int) -> Tensor:
     Raises:
         ValueError: if ``order`` is outside [0, 30].
 
-    Complexity: O(2**order). Source: Davis and Knuth (1970); chapter ``curves/dragon``, with the proof.
+    Complexity: O(2**order). Source: Davis and Knuth (1970); chapter ``curves/dragon``, with the
+    proof.
 
     >>> unfolded_signs(3)
     tensor([ 1,  1, -1,  1,  1, -1, -1])
     """
-    _check_order(order)
+    order = as_int(order, "order", 0, _MAX_ORDER)
     sign = torch.empty(0, dtype=torch.int64)
     for _ in range(order):
         sign = torch.cat([sign, sign.new_ones(1), -sign.flip(0)])
@@ -87,8 +95,9 @@ def unfolded_signs(order: int) -> Tensor:
 def dragon_points(step: Tensor) -> Tensor:
     """Where the dragon curve is after each number of steps, in closed form.
 
-    It starts at (0, 0), its first step leads to (1, 0), and between steps i and i + 1 it turns by ``turn_signs(i)``
-    times 90 degrees. As complex numbers, with b running over the 1 bits of the number of steps x,
+    It starts at (0, 0), its first step leads to (1, 0), and between steps i and i + 1 it turns by
+    ``turn_signs(i)`` times 90 degrees. As complex numbers, with b running over the 1 bits of the
+    number of steps x,
 
         P(x) = sum_b (1 + i)**b * i**c_b,
 
@@ -104,7 +113,8 @@ def dragon_points(step: Tensor) -> Tensor:
         TypeError: if ``step`` is not an int64 tensor.
         ValueError: if a step is negative.
 
-    Complexity: O(log(largest)) per number of steps. Source: Davis and Knuth (1970); chapter ``curves/dragon``.
+    Complexity: O(log(largest)) per number of steps. Source: Davis and Knuth (1970); chapter
+    ``curves/dragon``.
 
     >>> dragon_points(torch.arange(5))
     tensor([[0, 0],
@@ -115,7 +125,8 @@ def dragon_points(step: Tensor) -> Tensor:
     """
     _check_int64(step, "step", least=0)
     bits = int(step.max()).bit_length() if step.numel() else 0
-    east = torch.tensor([1, 0, -1, 0], device=step.device)  # the x of i**c; its y is the x of i**(c - 1)
+    # the x of i**c; its y is the x of i**(c - 1)
+    east = torch.tensor([1, 0, -1, 0], device=step.device)
     x, y, changes, last = (torch.zeros_like(step) for _ in range(4))
     for b in reversed(range(bits)):
         bit = step >> b & 1
@@ -133,7 +144,8 @@ def dragon_curve(order: int) -> Tensor:
         order: number of folds, 0 to 30.
 
     Returns:
-        (2**order + 1, 2) int64: its vertices, equal to ``dragon_points(torch.arange(2**order + 1))``.
+        (2**order + 1, 2) int64: its vertices, equal to ``dragon_points(torch.arange(2**order +
+        1))``.
 
     Raises:
         ValueError: if ``order`` is outside [0, 30].
@@ -143,7 +155,7 @@ def dragon_curve(order: int) -> Tensor:
     >>> dragon_curve(2)[-1]
     tensor([0, 2])
     """
-    _check_order(order)
+    order = as_int(order, "order", 0, _MAX_ORDER)
     point = torch.tensor([[0, 0], [1, 0]])
     for _ in range(order):
         x, y = (point[:-1].flip(0) - point[-1]).unbind(1)  # what lies behind the end, nearest first
@@ -165,7 +177,8 @@ def twin_points(order: int) -> Tensor:
     Raises:
         ValueError: if ``order`` is outside [0, 30].
 
-    Complexity: O(n log n) for n = 2**order, by sorting. Source: Davis and Knuth (1970); chapter ``curves/dragon``.
+    Complexity: O(n log n) for n = 2**order, by sorting. Source: Davis and Knuth (1970); chapter
+    ``curves/dragon``.
 
     >>> twin_points(5)
     tensor([[ 7, 11],
@@ -177,16 +190,17 @@ def twin_points(order: int) -> Tensor:
     width = point[:, 1].max() - point[:, 1].min() + 1
     key, time = (point[:, 0] * width + point[:, 1]).sort(stable=True)
     first = (key[1:] == key[:-1]).nonzero().flatten()
-    pair = torch.stack([time[first], time[first + 1]], dim=1)  # a stable sort keeps the earlier first
+    # a stable sort keeps the earlier first
+    pair = torch.stack([time[first], time[first + 1]], dim=1)
     return pair[pair[:, 0].argsort()]
 
 
 def dragon_cells(order: int) -> Tensor:
     """The dragon as a tile: the cell of each of the ``2**order`` steps.
 
-    The middles of the plane's unit edges form a square grid, turned by 45 degrees. Turned back, and in its own units,
-    the step from P to Q is the cell ((P + Q) * (1 - i) - (1 + i)) / 2, a complex whole number. No edge is used twice,
-    so no two steps share a cell.
+    The middles of the plane's unit edges form a square grid, turned by 45 degrees. Turned back, and
+    in its own units, the step from P to Q is the cell ((P + Q) * (1 - i) - (1 + i)) / 2, a complex
+    whole number. No edge is used twice, so no two steps share a cell.
 
     Args:
         order: number of folds, 0 to 30.
@@ -213,8 +227,8 @@ def dragon_cells(order: int) -> Tensor:
 def dragon_boundary(order: int) -> Tensor:
     """The cells of the tile that lack one of their four neighbours.
 
-    Their number grows by 1.69562 per order, the root of x**3 - x**2 - 2, while lengths grow by sqrt(2): the
-    dimension of the boundary is 2 log2(1.69562) = 1.52363.
+    Their number grows by 1.69562 per order, the root of x**3 - x**2 - 2, while lengths grow by
+    sqrt(2): the dimension of the boundary is 2 log2(1.69562) = 1.52363.
 
     Args:
         order: number of folds, 0 to 30.
@@ -225,7 +239,8 @@ def dragon_boundary(order: int) -> Tensor:
     Raises:
         ValueError: if ``order`` is outside [0, 30].
 
-    Complexity: O(2**order) time and memory. Source: Chang and Zhang (2000); chapter ``curves/dragon``.
+    Complexity: O(2**order) time and memory. Source: Chang and Zhang (2000); chapter
+    ``curves/dragon``.
 
     >>> [len(dragon_boundary(order)) for order in range(9)]
     [1, 2, 4, 8, 16, 30, 56, 102, 180]
@@ -245,8 +260,3 @@ def _check_int64(value: Tensor, name: str, least: int) -> None:
         raise TypeError(f"{name} must be an int64 tensor, got {got}")
     if value.numel() and int(value.min()) < least:
         raise ValueError(f"{name} must be at least {least}, got {int(value.min())}")
-
-
-def _check_order(order: int) -> None:
-    if not 0 <= order <= _MAX_ORDER:
-        raise ValueError(f"order must lie in [0, {_MAX_ORDER}], got {order}")

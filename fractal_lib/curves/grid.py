@@ -1,7 +1,9 @@
-"""Orders in which to walk over the cells of a grid, and pictures written out along them (chapter ``curves/hilbert``).
+"""Permutations: in which order to walk over the cells of a grid, and pictures written out along
+them.
 
-An order is an int64 vector: ``order[k]`` is the flat index ``row * width + column`` of the k-th cell of the walk. Cells
-are ``(x, y)``: x counts columns, y rows, from 0.
+Chapter ``curves/hilbert``. A permutation is an int64 vector: ``permutation[k]`` is the flat index
+``row * width + column`` of the k-th cell of the walk. Tree are ``(x, y)``: x counts columns, y
+rows, from 0.
 """
 
 from typing import TypeVar
@@ -9,6 +11,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+
+from fractal_lib.checks import as_int
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -22,7 +26,8 @@ _SPREAD = (  # shift, and the bits that stay after it
 
 
 def integers(top: int, **arrays: Array) -> list[Tensor]:
-    """The arguments as int64 tensors (arrays share their memory), checked to be of one kind and in [0, ``top``].
+    """The arguments as int64 tensors (arrays share their memory), checked to be of one kind and in
+    [0, ``top``].
 
     >>> integers(4, x=np.array([3]))
     [tensor([3])]
@@ -42,12 +47,16 @@ def integers(top: int, **arrays: Array) -> list[Tensor]:
             raise TypeError(f"expected {name} as a tensor or numpy array of int64, got {kind}")
         check_range(name, tensors[-1], top)
     if len({isinstance(values, np.ndarray) for values in arrays.values()}) > 1:
-        raise TypeError(f"expected {' and '.join(arrays)} of one kind, got a tensor and a numpy array")
+        raise TypeError(
+            f"expected {' and '.join(arrays)} of one kind, got a tensor and a numpy array"
+        )
     return tensors
 
 
 def check_range(name: str, values: Tensor, top: int) -> None:
-    """Raise ValueError unless all values are in [0, ``top``]; compiled graphs and vmap, which know none, skip it."""
+    """Raise ValueError unless all values are in [0, ``top``]; compiled graphs and vmap, which know
+    none, skip it.
+    """
     if torch.compiler.is_compiling() or not values.numel():
         return
     try:
@@ -70,7 +79,8 @@ def morton_encode(x: Array, y: Array) -> Array:
     Raises:
         TypeError, ValueError: for another kind, or values outside the range.
 
-    Complexity: O(1) per cell, some 30 operations on whole words. Source: Morton (1966); chapter ``curves/hilbert``.
+    Complexity: O(1) per cell, some 30 operations on whole words. Source: Morton (1966); chapter
+    ``curves/hilbert``.
 
     >>> morton_encode(torch.tensor([0, 1, 0, 1, 2]), torch.tensor([0, 0, 1, 1, 0]))
     tensor([0, 1, 2, 3, 4])
@@ -106,7 +116,9 @@ def morton_decode(d: Array) -> tuple[Array, Array]:
     for v in (code, code >> 1):
         v = v & _SPREAD[-1][1]
         # backwards: each shift is undone under the mask that stood before it
-        for (shift, _), (_, keep) in zip(_SPREAD[::-1], [*_SPREAD[-2::-1], (0, 0x00000000FFFFFFFF)], strict=True):
+        for (shift, _), (_, keep) in zip(
+            _SPREAD[::-1], [*_SPREAD[-2::-1], (0, 0x00000000FFFFFFFF)], strict=True
+        ):
             v = (v | v >> shift) & keep
         cell.append(v.numpy() if isinstance(d, np.ndarray) else v)
     return cell[0], cell[1]
@@ -118,25 +130,24 @@ def grid_cells(height: int, width: int) -> tuple[Tensor, Tensor]:
     >>> grid_cells(2, 3)
     (tensor([0, 1, 2, 0, 1, 2]), tensor([0, 0, 0, 1, 1, 1]))
     """
-    if min(height, width) < 1 or max(height, width) > 1 << 31:
-        raise ValueError(f"expected height and width in [1, 2**31], got {height} and {width}")
+    height, width = as_int(height, "height", 1, 1 << 31), as_int(width, "width", 1, 1 << 31)
     cell = torch.arange(height * width)
     return cell % width, cell // width
 
 
-def raster_order(height: int, width: int) -> Tensor:
+def raster_permutation(height: int, width: int) -> Tensor:
     """Row after row: the order in which pictures are stored.
 
     Returns:
         (height * width,) int64.
 
-    >>> raster_order(2, 3)
+    >>> raster_permutation(2, 3)
     tensor([0, 1, 2, 3, 4, 5])
     """
     return torch.arange(len(grid_cells(height, width)[0]))
 
 
-def morton_order(height: int, width: int) -> Tensor:
+def morton_permutation(height: int, width: int) -> Tensor:
     """The cells of a grid in the order of the Z-order curve of the enclosing square.
 
     Args:
@@ -147,51 +158,56 @@ def morton_order(height: int, width: int) -> Tensor:
 
     Complexity: O(n log n) for n cells. Source: chapter ``curves/hilbert``.
 
-    >>> morton_order(2, 3)
+    >>> morton_permutation(2, 3)
     tensor([0, 1, 3, 4, 2, 5])
     """
     return morton_encode(*grid_cells(height, width)).argsort()
 
 
-def inverse_order(order: Tensor) -> Tensor:
-    """Where each cell stands in an order: ``inverse_order(order)[order[k]] == k``.
+def inverse_permutation(permutation: Tensor) -> Tensor:
+    """Where each cell stands in a permutation: ``inverse_permutation(permutation)[permutation[k]]
+    == k``.
 
-    >>> inverse_order(torch.tensor([2, 0, 1]))
+    >>> inverse_permutation(torch.tensor([2, 0, 1]))
     tensor([1, 2, 0])
     """
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
+    place = torch.empty_like(permutation)
+    place[permutation] = torch.arange(len(permutation), device=permutation.device)
     return place
 
 
-def flatten(image: Array, order: Tensor) -> Array:
-    """Write pictures out along an order.
+def flatten(image: Array, permutation: Tensor) -> Array:
+    """Write pictures out along a permutation.
 
     Args:
         image: (..., H, W) tensor or numpy array.
-        order: (H * W,) int64.
+        permutation: (H * W,) int64.
 
     Returns:
-        (..., H * W), of the kind of ``image``: element k is the cell ``order[k]``.
+        (..., H * W), of the kind of ``image``: element k is the cell ``permutation[k]``.
 
     Raises:
-        ValueError: if the order is not as long as the picture has cells.
+        ValueError: if the permutation is not as long as the picture has cells.
 
     >>> flatten(torch.tensor([[10, 20], [30, 40]]), torch.tensor([0, 2, 3, 1]))
     tensor([10, 30, 40, 20])
     """
-    if image.ndim < 2 or image.shape[-2] * image.shape[-1] != len(order):
-        raise ValueError(f"expected a picture (..., H, W) of {len(order)} cells, got shape {tuple(image.shape)}")
-    cells = image.reshape(*image.shape[:-2], len(order))
-    return cells[..., order.numpy(force=True) if isinstance(image, np.ndarray) else order]
+    if image.ndim < 2 or image.shape[-2] * image.shape[-1] != len(permutation):
+        raise ValueError(
+            f"expected a picture (..., H, W) of {len(permutation)} cells, got shape {tuple(image.shape)}"
+        )
+    cells = image.reshape(*image.shape[:-2], len(permutation))
+    return cells[
+        ..., permutation.numpy(force=True) if isinstance(image, np.ndarray) else permutation
+    ]
 
 
-def unflatten(values: Array, order: Tensor, height: int, width: int) -> Array:
-    """Lay a sequence down along an order: the inverse of `flatten`.
+def unflatten(values: Array, permutation: Tensor, height: int, width: int) -> Array:
+    """Lay a sequence down along a permutation: the inverse of `flatten`.
 
     Args:
         values: (..., H * W) tensor or numpy array.
-        order: (H * W,) int64.
+        permutation: (H * W,) int64.
         height, width: H and W.
 
     Returns:
@@ -204,8 +220,10 @@ def unflatten(values: Array, order: Tensor, height: int, width: int) -> Array:
     tensor([[10, 20],
             [30, 40]])
     """
-    if not values.shape[-1] == len(order) == height * width:
-        raise ValueError(f"expected {height * width} values, got {values.shape[-1]} and an order of {len(order)}")
-    place = inverse_order(order)
+    if not values.shape[-1] == len(permutation) == height * width:
+        raise ValueError(
+            f"expected {height * width} values, got {values.shape[-1]} and a permutation of {len(permutation)}"
+        )
+    place = inverse_permutation(permutation)
     cells = values[..., place.numpy(force=True) if isinstance(values, np.ndarray) else place]
     return cells.reshape(*values.shape[:-1], height, width)

@@ -1,7 +1,8 @@
-"""The Hilbert curve: cell to place and back by tables, on any grid, and as a smooth path (chapter ``curves/hilbert``).
+"""The Hilbert curve: cell to place and back by tables, on any grid, and as a smooth path (chapter
+``curves/hilbert``).
 
-The curve of order p visits the 4**p cells (x, y) of a square grid of side 2**p, from (0, 0) to (2**p - 1, 0). Any two
-consecutive cells share an edge.
+The curve of order p visits the 4**p cells (x, y) of a square grid of side 2**p, from (0, 0) to
+(2**p - 1, 0). Any two consecutive cells share an edge.
 """
 
 from collections.abc import Callable
@@ -10,10 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fractal_lib.curves.cantor import bspline_weights, ladder
+from fractal_lib.checks import as_int
 from fractal_lib.curves.grid import Array, check_range, grid_cells, integers
+from fractal_lib.curves.splines import bspline_weights, stencil
 
-BITS = 8  # of x and of y that one look into a table turns into 16 bits of d; a table takes 4 * 4**8 int32, 1 MiB
+# of x and of y that one look into a table turns into 16 bits of d; a table takes 4 * 4**8 int32, 1
+# MiB
+BITS = 8
 
 
 def hilbert_encode(x: Array, y: Array, order: int) -> Array:
@@ -27,10 +31,12 @@ def hilbert_encode(x: Array, y: Array, order: int) -> Array:
         d: int64 in [0, 4**order), of the kind that was given and the broadcast shape.
 
     Raises:
-        TypeError: if x or y is not an int64 tensor or array, or one is a tensor and the other is not.
+        TypeError: if x or y is not an int64 tensor or array, or one is a tensor and the other is
+            not.
         ValueError: if ``order`` or a cell is out of range.
 
-    Complexity: ceil(order / 8) looks into a table per cell. Source: Hilbert (1891); chapter ``curves/hilbert``.
+    Complexity: ceil(order / 8) looks into a table per cell. Source: Hilbert (1891); chapter
+    ``curves/hilbert``.
 
     >>> hilbert_encode(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 0]), order=1)
     tensor([0, 1, 2, 3])
@@ -54,7 +60,8 @@ def hilbert_decode(d: Array, order: int) -> tuple[Array, Array]:
         TypeError: if d is not an int64 tensor or array.
         ValueError: if ``order`` or a place is out of range.
 
-    Complexity: ceil(order / 8) looks into a table per place. Source: Hilbert (1891); chapter ``curves/hilbert``.
+    Complexity: ceil(order / 8) looks into a table per place. Source: Hilbert (1891); chapter
+    ``curves/hilbert``.
 
     >>> hilbert_decode(torch.arange(4), order=1)
     (tensor([0, 0, 1, 1]), tensor([0, 1, 1, 0]))
@@ -65,7 +72,9 @@ def hilbert_decode(d: Array, order: int) -> tuple[Array, Array]:
 
 
 def encode_by(table: Tensor, x: Tensor, y: Tensor, order: int) -> Tensor:
-    """`hilbert_encode` by the first of `lookup_tables`, without checks: for cells known to be in range."""
+    """`hilbert_encode` by the first of `lookup_tables`, without checks: for cells known to be in
+    range.
+    """
     u, v = torch.broadcast_tensors(x, y)
     bits, steps, entry = _looks(table, order)
     d = torch.zeros_like(u, memory_format=torch.contiguous_format)
@@ -77,35 +86,40 @@ def encode_by(table: Tensor, x: Tensor, y: Tensor, order: int) -> Tensor:
 
 
 def decode_by(table: Tensor, d: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """`hilbert_decode` by the second of `lookup_tables`, without checks: for places known to be in range."""
+    """`hilbert_decode` by the second of `lookup_tables`, without checks: for places known to be in
+    range.
+    """
     bits, steps, entry = _looks(table, order)
     x = torch.zeros_like(d, memory_format=torch.contiguous_format)
     y = torch.zeros_like(x)
     for shift in range(2 * bits * (steps - 1), -1, -2 * bits):
-        entry = table[((d >> shift) & (4**bits - 1)) + (entry & 3) * 4**bits]  # bits of x, of y, and 2 of state
+        # bits of x, of y, and 2 of state
+        entry = table[((d >> shift) & (4**bits - 1)) + (entry & 3) * 4**bits]
         x = x * 2**bits + (entry >> (bits + 2))
         y = y * 2**bits + ((entry >> 2) & (2**bits - 1))
     return x, y
 
 
 def _looks(table: Tensor, order: int) -> tuple[int, int, int]:
-    """Levels a look, looks, and the state to start in: each leading zero swaps x and y, see `_one_level`."""
+    """Levels a look, looks, and the state to start in: each leading zero swaps x and y, see
+    `_one_level`.
+    """
     bits = (table.numel().bit_length() - 3) // 2
     steps = -(-order // bits)
     return bits, steps, (bits * steps - order) & 1
 
 
 def _side(order: int) -> int:
-    if not isinstance(order, int) or not 1 <= order <= 31:
-        raise ValueError(f"expected order as an int from 1 to 31, got {order!r}")
-    return 1 << order
+    return 1 << as_int(order, "order", 1, 31)
 
 
 def _one_level() -> tuple[Tensor, Tensor]:
-    """One level of the curve, each (4, 2, 2) int64 over [state, x, y]: which quarter comes, and the state inside it.
+    """One level of the curve, each (4, 2, 2) int64 over [state, x, y]: which quarter comes, and the
+    state inside it.
 
-    Bit 0 of a state says that x and y are swapped, bit 1 that both count down. The first quarter of a curve is the
-    curve swapped, the last one swapped and counted down; these turns commute, so states combine by exclusive or.
+    Bit 0 of a state says that x and y are swapped, bit 1 that both count down. The first quarter of
+    a curve is the curve swapped, the last one swapped and counted down; these turns commute, so
+    states combine by exclusive or.
     """
     state, x, y = torch.meshgrid(torch.arange(4), torch.arange(2), torch.arange(2), indexing="ij")
     swapped, down = (state & 1).bool(), state >> 1
@@ -125,7 +139,8 @@ def _two_in_one(quarter: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lookup_tables(bits: int) -> tuple[Tensor, Tensor]:
-    """For ``bits`` levels, a power of two: [state, x, y] -> d and state; [state, d] -> x, y and state; both flat int32.
+    """For ``bits`` levels, a power of two: [state, x, y] -> d and state; [state, d] -> x, y and
+    state; both flat int32.
 
     >>> encode_by(lookup_tables(4)[0], torch.tensor([0, 3]), torch.tensor([1, 0]), order=2)
     tensor([ 3, 15])
@@ -149,11 +164,11 @@ def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
     return _TABLES[device]
 
 
-def hilbert_order(height: int, width: int) -> Tensor:
+def hilbert_permutation(height: int, width: int) -> Tensor:
     """The cells of any grid, ranked by their place along the Hilbert curve of the enclosing square.
 
     On a square of side 2**p consecutive cells touch. On other grids the curve leaves the grid and
-    comes back elsewhere, and the order jumps there; `touching_order` never does.
+    comes back elsewhere, and the order jumps there; `touching_permutation` never does.
 
     Args:
         height, width: of the grid, 1 to 2**31.
@@ -164,23 +179,24 @@ def hilbert_order(height: int, width: int) -> Tensor:
     Raises:
         ValueError: if a side is out of range.
 
-    Complexity: O(n log n) time and O(n) memory for n cells, however large the square. Source: chapter
-    ``curves/hilbert``.
+    Complexity: O(n log n) time and O(n) memory for n cells, however large the square. Source:
+    chapter ``curves/hilbert``.
 
-    >>> hilbert_order(2, 3)
+    >>> hilbert_permutation(2, 3)
     tensor([0, 1, 4, 3, 5, 2])
     """
     x, y = grid_cells(height, width)
     return hilbert_encode(x, y, max(1, (max(height, width) - 1).bit_length())).argsort()
 
 
-def touching_order(height: int, width: int) -> Tensor:
+def touching_permutation(height: int, width: int) -> Tensor:
     """A Hilbert-like order of any grid, in which consecutive cells always share an edge.
 
-    It starts at cell (0, 0) and ends in a corner beside it. On a square of side 2**p it is `hilbert_order`. A block
-    of a x b cells, entered in one corner and left at the other end of side a, is cut into an entry, a middle and an
-    exit as the Hilbert curve cuts a square, with halves rounded to even numbers; a long one is cut in two. This works
-    if a is even or b is odd, which the cuts preserve: hence the choice of the first a.
+    It starts at cell (0, 0) and ends in a corner beside it. On a square of side 2**p it is
+    `hilbert_permutation`. A block of a x b cells, entered in one corner and left at the other end
+    of side a, is cut into an entry, a middle and an exit as the Hilbert curve cuts a square, with
+    halves rounded to even numbers; a long one is cut in two. This works if a is even or b is odd,
+    which the cuts preserve: hence the choice of the first a.
 
     Args:
         height, width: of the grid, at least 1.
@@ -191,22 +207,23 @@ def touching_order(height: int, width: int) -> Tensor:
     Raises:
         ValueError: if a side is less than 1.
 
-    Complexity: O(n) for n cells, in O(log n) steps over whole levels. Source: after J. Cerveny's generalised Hilbert
-    curve ("gilbert", 2018), which may step diagonally once since it always starts along the longer side; chapter
-    ``curves/hilbert``.
+    Complexity: O(n) for n cells, in O(log n) steps over whole levels. Source: after J. Cerveny's
+    generalised Hilbert curve ("gilbert", 2018), which may step diagonally once since it always
+    starts along the longer side; chapter ``curves/hilbert``.
 
-    >>> touching_order(3, 4).view(3, 4)
+    >>> touching_permutation(3, 4).view(3, 4)
     tensor([[ 0,  1,  5,  4],
             [ 8,  9, 10, 11],
             [ 7,  6,  2,  3]])
     """
-    if min(height, width) < 1:
-        raise ValueError(f"expected height and width of at least 1, got {height} and {width}")
+    height, width = as_int(height, "height", least=1), as_int(width, "width", least=1)
     sides = [(width, 0), (0, height)]
-    along_x, along_y = (a % 2 == 0 or b % 2 == 1 for a, b in ((width, height), (height, width)))  # is it possible?
+    # is it possible?
+    along_x, along_y = (a % 2 == 0 or b % 2 == 1 for a, b in ((width, height), (height, width)))
     if not along_x or along_y and height > width:
         sides.reverse()
-    # Blocks (N, 3, 2), in the order of the walk: first cell, side a (from entry to exit), side b, as vectors (x, y).
+    # Blocks (N, 3, 2), in the order of the walk: first cell, side a (from entry to exit), side b,
+    # as vectors (x, y).
     blocks = torch.tensor([[(0, 0), *sides]])
     while True:
         at, a, b = blocks.unbind(1)  # (N, 2) each
@@ -229,7 +246,9 @@ def touching_order(height: int, width: int) -> Tensor:
                 blocks[first[these] + k] = torch.stack([v[these] for v in part], 1)
     # Every block is now one line of cells along its side a.
     within = torch.arange(height * width) - (length.cumsum(0) - length).repeat_interleave(length)
-    x, y = (at.repeat_interleave(length, 0) + within[:, None] * a.sign().repeat_interleave(length, 0)).unbind(-1)
+    x, y = (
+        at.repeat_interleave(length, 0) + within[:, None] * a.sign().repeat_interleave(length, 0)
+    ).unbind(-1)
     return y * width + x
 
 
@@ -242,8 +261,9 @@ def _even_half(length: Tensor) -> Tensor:
 def hilbert_path(position: Tensor, order: int, rows: int | None = None) -> Tensor:
     """A smooth walk along the curve: the cubic B-spline of the cells of the four nearest indices.
 
-    Twice continuously differentiable in the position. It starts in the first cell, ends in the last, stays inside the
-    grid, and at a whole position is within sqrt(2)/6 cells of the centre of that cell.
+    Twice continuously differentiable in the position. It starts in the first cell, ends in the
+    last, stays inside the grid, and at a whole position is within sqrt(2)/6 cells of the centre of
+    that cell.
 
     Args:
         position: float, any shape, in [0, rows - 1]; float64 keeps it exact up to 2**53.
@@ -251,13 +271,15 @@ def hilbert_path(position: Tensor, order: int, rows: int | None = None) -> Tenso
         rows: how many cells of the curve are walked, 1 to 4**order; all unless given.
 
     Returns:
-        shape of ``position`` plus (2,): x and y, in cells; the centre of a cell has whole coordinates.
+        shape of ``position`` plus (2,): x and y, in cells; the centre of a cell has whole
+        coordinates.
 
     Raises:
         TypeError: if the position is not floating point.
         ValueError: if ``order``, ``rows`` or a position is out of range.
 
-    Complexity: eight `hilbert_decode` per position. Source: de Boor (1978); chapter ``curves/hilbert``.
+    Complexity: eight `hilbert_decode` per position. Source: de Boor (1978); chapter
+    ``curves/hilbert``.
 
     >>> hilbert_path(torch.tensor([0.0, 0.5, 3.0]), order=1)
     tensor([[0.0000, 0.0000],
@@ -273,8 +295,11 @@ def hilbert_path(position: Tensor, order: int, rows: int | None = None) -> Tenso
     return spline_path(position, last + 1, lambda d: hilbert_decode(d, order))
 
 
-def spline_path(position: Tensor, rows: int, cell: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-    """A smooth walk over the cells of any order: the cubic B-spline of the cells of the four nearest indices.
+def spline_path(
+    position: Tensor, rows: int, cell: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> Tensor:
+    """A smooth walk over the cells of any order: the cubic B-spline of the cells of the four
+    nearest indices.
 
     Args:
         position: float, any shape, in [0, rows - 1]; not checked.
@@ -282,16 +307,18 @@ def spline_path(position: Tensor, rows: int, cell: Callable[[Tensor], tuple[Tens
         cell: takes int64 indices in [0, rows) of any shape to their x and y, int64 of that shape.
 
     Returns:
-        shape of ``position`` plus (2,): x and y, C^2 in the position. It starts in the first cell and ends in the last.
+        shape of ``position`` plus (2,): x and y, C^2 in the position. It starts in the first cell
+        and ends in the last.
 
-    Complexity: eight cells looked up per position. Source: de Boor (1978); chapter ``curves/hilbert``.
+    Complexity: eight cells looked up per position. Source: de Boor (1978); chapter
+    ``curves/hilbert``.
 
     >>> spline_path(torch.tensor([0.0, 1.0, 1.5]), 3, lambda k: (k, 0 * k))
     tensor([[0.0000, 0.0000],
             [1.0000, 0.0000],
             [1.5000, 0.0000]])
     """
-    near, f = ladder(position, 1)  # (..., 4), (...)
+    near, f = stencil(position, 1)  # (..., 4), (...)
     end = near.clamp(0, rows - 1)
     opposite = (2 * end - near).clamp(0, rows - 1)  # beyond an end: P(-1) = 2 P(0) - P(1)
     cells, ends = torch.stack(cell(torch.stack([opposite, end])), -1)  # (..., 4, 2) each

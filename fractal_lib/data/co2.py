@@ -24,7 +24,8 @@ class Series(NamedTuple):
 
 
 def co2() -> Series:
-    """Carbon dioxide in the air at Mauna Loa, Hawaii, every week from 29 March 1958 to 29 December 2001.
+    """Carbon dioxide in the air at Mauna Loa, Hawaii, every week from 29 March 1958 to 29 December
+    2001.
 
     Returns:
         `Series` of 2284 weeks in ppmv, parts per million by volume; 59 of them are missing.
@@ -32,10 +33,10 @@ def co2() -> Series:
     Raises:
         ImportError: if statsmodels, which carries the data, is not installed.
 
-    Source: C. D. Keeling and T. P. Whorf (2004), Atmospheric CO2 concentrations derived from flask air samples at
-    sites in the SIO network, in Trends: A Compendium of Data on Global Change, Carbon Dioxide Information Analysis
-    Center, Oak Ridge National Laboratory. Public domain, as kept by ``statsmodels.datasets.co2``.
-    Complexity: O(n).
+    Source: C. D. Keeling and T. P. Whorf (2004), Atmospheric CO2 concentrations derived from flask
+    air samples at sites in the SIO network, in Trends: A Compendium of Data on Global Change,
+    Carbon Dioxide Information Analysis Center, Oak Ridge National Laboratory. Public domain, as
+    kept by ``statsmodels.datasets.co2``. Complexity: O(n).
 
     >>> series = co2()
     >>> series.values.shape, int((~series.observed).sum())
@@ -46,7 +47,9 @@ def co2() -> Series:
     try:
         from statsmodels.datasets import co2 as source
     except ImportError as error:
-        raise ImportError("co2() reads a series that ships with statsmodels: pip install statsmodels") from error
+        raise ImportError(
+            "co2() reads a series that ships with statsmodels: pip install statsmodels"
+        ) from error
     frame = source.load_pandas().data
     values = frame["co2"].to_numpy(dtype=np.float64)
     dates = frame.index.to_numpy().astype("datetime64[D]")
@@ -60,7 +63,8 @@ def holdout(
 
     Args:
         observed: (n,) bool, the rows that have a value.
-        share: part of the observed rows outside the gap to scatter, in [0, 1); rounded to whole rows.
+        share: part of the observed rows outside the gap to scatter, in [0, 1); rounded to whole
+            rows.
         seed: of numpy's generator.
         gap: a slice, or (n,) bool: the stretch that is held out as a whole.
 
@@ -82,7 +86,9 @@ def holdout(
     """
     observed = np.asarray(observed)
     if observed.dtype != bool or observed.ndim != 1:
-        raise ValueError(f"expected observed as (n,) bool, got {observed.dtype} of shape {observed.shape}")
+        raise ValueError(
+            f"expected observed as (n,) bool, got {observed.dtype} of shape {observed.shape}"
+        )
     if not 0 <= share < 1:
         raise ValueError(f"expected share in [0, 1), got {share}")
     inside = np.zeros_like(observed)
@@ -91,6 +97,8 @@ def holdout(
     stretch = observed & inside
     candidates = np.flatnonzero(observed & ~inside)
     scattered = np.zeros_like(observed)
-    chosen = np.random.default_rng(seed).choice(candidates, round(share * len(candidates)), replace=False)
+    chosen = np.random.default_rng(seed).choice(
+        candidates, round(share * len(candidates)), replace=False
+    )
     scattered[chosen] = True
     return scattered, stretch

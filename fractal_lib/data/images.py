@@ -7,7 +7,8 @@ def mri() -> np.ndarray:
     """One slice of a magnetic resonance image of a human head.
 
     Returns:
-        (256, 256) float64, the signal as the scanner stored it, whole numbers from 0 to 215; row 0 is the top.
+        (256, 256) float64, the signal as the scanner stored it, whole numbers from 0 to 215; row 0
+        is the top.
 
     Raises:
         ImportError: if matplotlib, which carries the data, is not installed.
@@ -22,16 +23,19 @@ def mri() -> np.ndarray:
 
 
 def elevation() -> np.ndarray:
-    """Heights of the land around Jacksboro, Tennessee, on a grid of 3 seconds of arc: not a power of two.
+    """Heights of the land around Jacksboro, Tennessee, on a grid of 3 seconds of arc: not a power
+    of two.
 
     Returns:
-        (344, 403) float64, metres above sea level, whole numbers from 236 to 1076; row 0 is the northern edge.
+        (344, 403) float64, metres above sea level, whole numbers from 236 to 1076; row 0 is the
+        northern edge.
 
     Raises:
         ImportError: if matplotlib, which carries the data, is not installed.
 
-    Source: ``jacksboro_fault_dem.npz`` of matplotlib's sample data, a digital elevation model with cells of 1/1200
-    degree, between 84.41 and 84.08 degrees west, 36.45 and 36.73 north. Complexity: O(1).
+    Source: ``jacksboro_fault_dem.npz`` of matplotlib's sample data, a digital elevation model with
+    cells of 1/1200 degree, between 84.41 and 84.08 degrees west, 36.45 and 36.73 north. Complexity:
+    O(1).
 
     >>> elevation().shape, elevation().min()
     ((344, 403), np.float64(236.0))
@@ -50,9 +54,9 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ImportError: if scikit-learn, which carries the data, is not installed.
 
-    Source: E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning
-    Repository, https://doi.org/10.24432/C50P49; the test part, as kept by ``sklearn.datasets.load_digits``.
-    Complexity: O(1).
+    Source: E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine
+    Learning Repository, https://doi.org/10.24432/C50P49; the test part, as kept by
+    ``sklearn.datasets.load_digits``. Complexity: O(1).
 
     >>> images, labels = digits()
     >>> images.shape, labels[:3]
@@ -61,7 +65,9 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("digits() reads pictures that ship with scikit-learn: pip install scikit-learn") from error
+        raise ImportError(
+            "digits() reads pictures that ship with scikit-learn: pip install scikit-learn"
+        ) from error
     source = load_digits()
     return source.images.astype(np.float64), source.target.astype(np.int64)
 
@@ -70,5 +76,7 @@ def _sample(name: str, file: str):
     try:
         from matplotlib.cbook import get_sample_data
     except ImportError as error:
-        raise ImportError(f"{name}() reads a picture that ships with matplotlib: pip install matplotlib") from error
+        raise ImportError(
+            f"{name}() reads a picture that ships with matplotlib: pip install matplotlib"
+        ) from error
     return get_sample_data(file)

@@ -16,7 +16,8 @@ class Simulation(NamedTuple):
         times: (n,) float64, from 0 to the end, in the unit of the process.
         latent: (B, n, Z) float64, the paths, standardised where the simulator says so.
         observed: (B, n, Z) float64, the paths with noise.
-        mean, sd: (Z,) float64, what was taken away and divided by to standardise (0 and 1 where nothing was).
+        mean, sd: (Z,) float64, what was taken away and divided by to standardise (0 and 1 where
+            nothing was).
     """
 
     times: Tensor
@@ -37,10 +38,11 @@ def lorenz(
 ) -> Simulation:
     """The stochastic Lorenz system, standardised, as in the experiments with latent SDEs.
 
-    dx = 10 (y - x) dt + .15 x dw,  dy = (28 x - y - x z) dt + .15 y dw,  dz = (x y - 8/3 z) dt + .15 z dw,
+    dx = 10 (y - x) dt + .15 x dw,  dy = (28 x - y - x z) dt + .15 y dw,  dz = (x y - 8/3 z) dt +
+    .15 z dw,
 
-    from N(0, I), by Euler-Maruyama with ``inner`` steps between two rows; then each coordinate is standardised over
-    all paths and times, and noise is added.
+    from N(0, I), by Euler-Maruyama with ``inner`` steps between two rows; then each coordinate is
+    standardised over all paths and times, and noise is added.
 
     Args:
         batch: B, number of paths.
@@ -54,8 +56,8 @@ def lorenz(
     Raises:
         ValueError: for sizes that are too small or a negative noise.
 
-    Complexity: O(B n inner), a Python loop over n * inner steps. Source: Li, Wong, Chen and Duvenaud (2020), section
-    7; Bartosh, Vetrov and Naesseth (2025), their public notebook.
+    Complexity: O(B n inner), a Python loop over n * inner steps. Source: Li, Wong, Chen and
+    Duvenaud (2020), section 7; Bartosh, Vetrov and Naesseth (2025), their public notebook.
 
     >>> simulation = lorenz(batch=4)
     >>> simulation.observed.shape, [round(float(s), 6) for s in simulation.latent.std((0, 1))]
@@ -63,7 +65,11 @@ def lorenz(
     """
     _check(batch, n, end, noise)
     generator = np.random.default_rng(seed)
-    begin = generator.standard_normal((3, batch)) if start is None else np.broadcast_to(start, (batch, 3)).T.copy()
+    begin = (
+        generator.standard_normal((3, batch))
+        if start is None
+        else np.broadcast_to(start, (batch, 3)).T.copy()
+    )
 
     def step(z, dw, dt):
         x, y, w = z
@@ -78,11 +84,15 @@ def lorenz(
     return _observe((latent - mean) / sd, n, end, noise, generator, mean, sd)
 
 
-def long_lorenz(n: int = 100_000, noise: float = 0.3, missing: float = 0.2, seed: int = 0) -> tuple[Simulation, Tensor]:
-    """One long Lorenz path, noisy and full of holes: a row every 1/40, bursts of 8 rows in the mean missing.
+def long_lorenz(
+    n: int = 100_000, noise: float = 0.3, missing: float = 0.2, seed: int = 0
+) -> tuple[Simulation, Tensor]:
+    """One long Lorenz path, noisy and full of holes: a row every 1/40, bursts of 8 rows in the mean
+    missing.
 
     Returns:
-        the `Simulation`, B = 1, and ``observed`` (n,) bool. The first 40 rows of a path from N(0, I) are left out.
+        the `Simulation`, B = 1, and ``observed`` (n,) bool. The first 40 rows of a path from N(0,
+        I) are left out.
 
     >>> simulation, observed = long_lorenz(n=1000)
     >>> simulation.observed.shape, observed.shape, abs(float(observed.float().mean()) - 0.8) < 0.1
@@ -90,19 +100,29 @@ def long_lorenz(n: int = 100_000, noise: float = 0.3, missing: float = 0.2, seed
     """
     begin = lorenz(1, 41, seed=seed, noise=0)
     start = begin.latent[0, -1] * begin.sd + begin.mean
-    return lorenz(1, n, (n - 1) / 40, noise, seed, inner=25, start=start), bursts(n, missing, 8.0, seed)
+    return lorenz(1, n, (n - 1) / 40, noise, seed, inner=25, start=start), bursts(
+        n, missing, 8.0, seed
+    )
 
 
 def ornstein_uhlenbeck(
-    batch: int, n: int, end: float, rate: float = 1.0, spread: float = 1.0, noise: float = 0.1, seed: int = 0
+    batch: int,
+    n: int,
+    end: float,
+    rate: float = 1.0,
+    spread: float = 1.0,
+    noise: float = 0.1,
+    seed: int = 0,
 ) -> Simulation:
-    """Stationary Ornstein-Uhlenbeck paths, exact on the grid: dz = -rate z dt + spread sqrt(2 rate) dw.
+    """Stationary Ornstein-Uhlenbeck paths, exact on the grid: dz = -rate z dt + spread sqrt(2 rate)
+    dw.
 
     Args:
         rate: of forgetting, per unit of time.
         spread: sd of z at any time.
 
-    The others are as in `lorenz`; nothing is standardised. Complexity: O(B n). Source: Uhlenbeck and Ornstein (1930).
+    The others are as in `lorenz`; nothing is standardised. Complexity: O(B n). Source: Uhlenbeck
+    and Ornstein (1930).
 
     >>> ornstein_uhlenbeck(batch=5, n=100, end=10.0).latent.shape
     torch.Size([5, 100, 1])
@@ -116,22 +136,32 @@ def ornstein_uhlenbeck(
     kept = np.exp(-rate * end / (n - 1))
     shocks = spread * generator.standard_normal((batch, n))
     shocks[:, 1:] *= np.sqrt(1 - kept**2)
-    latent = torch.from_numpy(lfilter([1.0], [1.0, -kept], shocks, axis=1)).unsqueeze(-1)  # z_j = kept z_(j-1) + shock
+    # z_j = kept z_(j-1) + shock
+    latent = torch.from_numpy(lfilter([1.0], [1.0, -kept], shocks, axis=1)).unsqueeze(-1)
     return _observe(latent, n, end, noise, generator, torch.zeros(1), torch.ones(1))
 
 
 def double_well(
-    batch: int, n: int, end: float, steepness: float = 4.0, diffusion: float = 1.0, noise: float = 0.1, seed: int = 0
+    batch: int,
+    n: int,
+    end: float,
+    steepness: float = 4.0,
+    diffusion: float = 1.0,
+    noise: float = 0.1,
+    seed: int = 0,
 ) -> Simulation:
-    """A particle in two wells at -1 and 1: dz = steepness z (1 - z^2) dt + diffusion dw, from one of the wells.
+    """A particle in two wells at -1 and 1: dz = steepness z (1 - z^2) dt + diffusion dw, from one
+    of the wells.
 
-    In the long run its density is proportional to exp(2 U / diffusion^2), U = steepness (z^2 / 2 - z^4 / 4).
+    In the long run its density is proportional to exp(2 U / diffusion^2), U = steepness (z^2 / 2 -
+    z^4 / 4).
 
     Args:
-        steepness, diffusion: as above; the larger the first against the square of the second, the rarer the jumps.
+        steepness, diffusion: as above; the larger the first against the square of the second, the
+            rarer the jumps.
 
-    The others are as in `lorenz`; nothing is standardised. Complexity: O(B steepness end), by Euler-Maruyama with
-    steps of 1 / (50 steepness) at most.
+    The others are as in `lorenz`; nothing is standardised. Complexity: O(B steepness end), by
+    Euler-Maruyama with steps of 1 / (50 steepness) at most.
 
     >>> double_well(batch=5, n=100, end=10.0).latent.shape
     torch.Size([5, 100, 1])
@@ -139,11 +169,16 @@ def double_well(
     _check(batch, n, end, noise)
     generator = np.random.default_rng(seed)
     begin = generator.choice([-1.0, 1.0], (1, batch))
-    inner = math.ceil(50 * steepness * end / (n - 1))  # a step is a fiftieth of the time in which a well pulls back
+    # a step is a fiftieth of the time in which a well pulls back
+    inner = math.ceil(50 * steepness * end / (n - 1))
     latent = _euler_maruyama(
         lambda z, dw, dt: (z[0] + steepness * z[0] * (1 - z[0] * z[0]) * dt + diffusion * dw[0],),
-        begin, n, end, inner, generator,
-    )  # fmt: skip
+        begin,
+        n,
+        end,
+        inner,
+        generator,
+    )
     return _observe(latent, n, end, noise, generator, torch.zeros(1), torch.ones(1))
 
 
@@ -162,7 +197,9 @@ def bursts(n: int, share: float, mean_length: float, seed: int = 0) -> Tensor:
     tensor([1, ..., 1])
     """
     if n < 1 or not 0 <= share < 1 or mean_length < 1:
-        raise ValueError(f"expected n >= 1, share in [0, 1), mean_length >= 1; got {n}, {share}, {mean_length}")
+        raise ValueError(
+            f"expected n >= 1, share in [0, 1), mean_length >= 1; got {n}, {share}, {mean_length}"
+        )
     generator = np.random.default_rng(seed)
     between = mean_length * (1 - share) / share if share else np.inf
     lengths, there, total = [], [], 0
@@ -178,11 +215,17 @@ def bursts(n: int, share: float, mean_length: float, seed: int = 0) -> Tensor:
 
 def _check(batch: int, n: int, end: float, noise: float) -> None:
     if batch < 1 or n < 2 or not end > 0 or noise < 0:
-        raise ValueError(f"expected batch >= 1, n >= 2, end > 0, noise >= 0; got {batch}, {n}, {end}, {noise}")
+        raise ValueError(
+            f"expected batch >= 1, n >= 2, end > 0, noise >= 0; got {batch}, {n}, {end}, {noise}"
+        )
 
 
-def _euler_maruyama(step: Callable, begin: np.ndarray, n: int, end: float, inner: int, generator) -> Tensor:
-    """(B, n, Z) from begin (Z, B). A single path is stepped in plain numbers, twenty times as fast as arrays of one."""
+def _euler_maruyama(
+    step: Callable, begin: np.ndarray, n: int, end: float, inner: int, generator
+) -> Tensor:
+    """(B, n, Z) from begin (Z, B). A single path is stepped in plain numbers, twenty times as fast
+    as arrays of one.
+    """
     dt = end / (n - 1) / inner
     single = begin.shape[1] == 1
     z = tuple(begin[:, 0].tolist()) if single else tuple(begin)
@@ -192,9 +235,15 @@ def _euler_maruyama(step: Callable, begin: np.ndarray, n: int, end: float, inner
         for increment in dw[:, :, 0].tolist() if single else dw:
             z = step(z, increment, dt)
         path.append(z)
-    return torch.from_numpy(np.array(path)).view(n, begin.shape[0], -1).permute(2, 0, 1).contiguous()
+    return (
+        torch.from_numpy(np.array(path)).view(n, begin.shape[0], -1).permute(2, 0, 1).contiguous()
+    )
 
 
-def _observe(latent: Tensor, n: int, end: float, noise: float, generator, mean: Tensor, sd: Tensor) -> Simulation:
+def _observe(
+    latent: Tensor, n: int, end: float, noise: float, generator, mean: Tensor, sd: Tensor
+) -> Simulation:
     shaken = latent + noise * torch.from_numpy(generator.standard_normal(latent.shape))
-    return Simulation(torch.linspace(0, end, n, dtype=torch.float64), latent, shaken, mean.double(), sd.double())
+    return Simulation(
+        torch.linspace(0, end, n, dtype=torch.float64), latent, shaken, mean.double(), sd.double()
+    )

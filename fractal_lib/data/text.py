@@ -11,34 +11,51 @@ from torch import Tensor
 
 @lru_cache(maxsize=1)
 def docstrings() -> bytes:
-    """The docstrings of the standard library's modules, classes and functions, one after another, as UTF-8.
+    """The docstrings of the standard library's modules, classes and functions, one after another,
+    as UTF-8.
 
     Returns:
-        well over a million bytes; how many depends on the version of Python. Files in order of their names, each
-        docstring once, an empty line between two. Tests and packages that were installed later are left out.
+        well over a million bytes; how many depends on the version of Python. Files in order of
+        their names, each docstring once, an empty line between two. Tests and packages that were
+        installed later are left out.
 
     Raises:
         FileNotFoundError: if this Python comes without the sources of its library.
 
-    Complexity: parses the library, a few seconds, once a process. Source: the Python Software Foundation, under its
-    licence; chapter ``attention/self_attention``.
+    Complexity: parses the library, a few seconds, once a process. Source: the Python Software
+    Foundation, under its licence; chapter ``attention/self_attention``.
 
     >>> text = docstrings()
     >>> len(text) > 500_000, b"Return" in text
     (True, True)
     """
     root = Path(sysconfig.get_path("stdlib"))
-    skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
+    skipped = {
+        "test",
+        "tests",
+        "idle_test",
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+        "lib2to3",
+    }
     found: dict[str, None] = {}  # a set that keeps its order
     for file in sorted(root.rglob("*.py")):
         if skipped.isdisjoint(file.relative_to(root).parts):
             try:
                 tree = ast.parse(file.read_bytes())
-            except (SyntaxError, ValueError):  # some files of the library hold old syntax on purpose
+            except (
+                SyntaxError,
+                ValueError,
+            ):  # some files of the library hold old syntax on purpose
                 continue
             owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-            found |= dict.fromkeys(doc for node in ast.walk(tree) if isinstance(node, owners)
-                                   if (doc := ast.get_docstring(node)))  # fmt: skip
+            found |= dict.fromkeys(
+                doc
+                for node in ast.walk(tree)
+                if isinstance(node, owners)
+                if (doc := ast.get_docstring(node))
+            )
     if not found:
         raise FileNotFoundError(f"no source of Python's standard library under {root}")
     return "\n\n".join(found).encode(errors="replace")
@@ -59,7 +76,9 @@ def byte_batch(text: bytes, batch: int, length: int, generator: torch.Generator)
     torch.Size([2, 3])
     """
     if min(batch, length) < 1 or len(text) < length:
-        raise ValueError(f"expected batch >= 1 and 1 <= length <= {len(text)}, got {batch=}, {length=}")
+        raise ValueError(
+            f"expected batch >= 1 and 1 <= length <= {len(text)}, got {batch=}, {length=}"
+        )
     table = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     start = torch.randint(len(text) - length + 1, (batch, 1), generator=generator)
     return table[start + torch.arange(length)].long()

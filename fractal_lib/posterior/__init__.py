@@ -1,15 +1,33 @@
 """From what was read to a posterior: heads for latent SDEs, and the latent SDEs themselves."""
 
-from fractal_lib.posterior.context import Observations
-from fractal_lib.posterior.generative import KnownPrior, LinearObservation, PriorSDE
-from fractal_lib.posterior.heads import Paths, PosteriorAffine, UltimateFractalPosteriorAffine
+from fractal_lib.posterior.base import Posterior, TimeEmbedding
+from fractal_lib.posterior.elbo import ElboTerms, LatentSDE
+from fractal_lib.posterior.heads import PosteriorAffine, UltimateFractalPosteriorAffine
 from fractal_lib.posterior.ladder import DataPyramid, LadderPosterior
-from fractal_lib.posterior.posteriors import Clock, Posterior, RecurrentPosterior
-from fractal_lib.posterior.sde_matching import LatentSDE, Terms
-from fractal_lib.posterior.training import Diverged, Plan, evaluate, fit
+from fractal_lib.posterior.likelihood import LinearGaussianLikelihood
+from fractal_lib.posterior.marginals import Marginals
+from fractal_lib.posterior.observations import Observations
+from fractal_lib.posterior.recurrent import RecurrentPosterior
+from fractal_lib.posterior.sde import KnownPrior, PriorSDE
+from fractal_lib.posterior.training import Diverged, TrainingPlan, evaluate, fit
 
 __all__ = [
-    "Clock", "DataPyramid", "Diverged", "KnownPrior", "LadderPosterior", "LatentSDE", "LinearObservation",
-    "Observations", "Paths", "Plan", "Posterior", "PosteriorAffine", "PriorSDE", "RecurrentPosterior", "Terms",
-    "UltimateFractalPosteriorAffine", "evaluate", "fit",
-]  # fmt: skip
+    "DataPyramid",
+    "Diverged",
+    "ElboTerms",
+    "KnownPrior",
+    "LadderPosterior",
+    "LatentSDE",
+    "LinearGaussianLikelihood",
+    "Marginals",
+    "Observations",
+    "Posterior",
+    "PosteriorAffine",
+    "PriorSDE",
+    "RecurrentPosterior",
+    "TimeEmbedding",
+    "TrainingPlan",
+    "UltimateFractalPosteriorAffine",
+    "evaluate",
+    "fit",
+]

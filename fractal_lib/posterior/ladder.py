@@ -1,17 +1,23 @@
-"""A posterior without recurrence: it reads the observations' own pyramid (chapter ``posterior/latent_sde``)."""
+"""A posterior without recurrence: it reads the observations' own pyramid (chapter
+``posterior/latent_sde``).
+"""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fractal_lib.attention.cells import Cells, all_levels, strides
+from fractal_lib.attention.base import no_autocast, position
 from fractal_lib.attention.pyramid import Pyramid
-from fractal_lib.attention.reads import position
-from fractal_lib.curves.cantor import bspline_weights, ladder
-from fractal_lib.posterior.context import Observations
-from fractal_lib.posterior.heads import Paths, affine_net, push_forward
-from fractal_lib.posterior.posteriors import Clock, Posterior
+from fractal_lib.attention.tree import Tree, all_levels, strides
+from fractal_lib.checks import as_int
+from fractal_lib.curves.splines import bspline_weights, stencil
+from fractal_lib.posterior.base import Posterior, TimeEmbedding
+from fractal_lib.posterior.heads import affine_net
+from fractal_lib.posterior.marginals import Marginals, push_forward
+from fractal_lib.posterior.observations import Observations
+
+__all__ = ["DataPyramid", "Features", "LadderPosterior"]
 
 FILL = 0.05  # how much a missing row counts, with the value of the level above
 
@@ -29,64 +35,68 @@ class DataPyramid:
     Args:
         data: `Observations`.
         levels: number of levels; default all.
+        gaps: whether the fraction observed is among the features; default whether ``data`` has a
+            mask.
 
     Attributes:
-        size: F, numbers in a feature vector: 2 X a level, 2 X + 1 if there are gaps.
+        data: what it was made from.
+        out_features: F, numbers in a feature vector: 2 X a level, 2 X + 1 with ``gaps``.
 
-    Source: chapters ``attention/fractal`` and ``posterior/latent_sde``. Complexity: O(S N X) once, then O(log N) a
-    time.
+    Source: chapters ``attention/fractal`` and ``posterior/latent_sde``. Complexity: O(S N X) once,
+    then O(log N) a time.
     """
 
-    def __init__(self, data: Observations, levels: int | None = None):
-        levels = all_levels(data.n) if levels is None else min(levels, all_levels(data.n))
-        if levels < 1:
-            raise ValueError(f"levels must be at least 1, got {levels}")
+    def __init__(self, data: Observations, levels: int | None = None, gaps: bool | None = None):
+        has = all_levels(data.n)
+        levels = has if levels is None else min(as_int(levels, "levels", least=1), has)
+        self.data, self.gaps = data, data.observed is not None if gaps is None else gaps
         pyramid = Pyramid(data.values, data.observed, levels=levels)
-        self.cells = Cells(data.n, levels)  # as if complete: tells what is missing
-        self.rows = pyramid.rows.flatten(0, 1)  # (S P, X)
-        self.counts = None if pyramid.cells.counts is None else pyramid.cells.counts.flatten()  # (S P,)
-        self.packed = pyramid.rows.shape[1]
-        self.size = _size(data, levels)
+        self.tree = Tree(data.n, levels)  # as if complete: tells what is missing
+        self.values = pyramid.values.flatten(0, 1)  # (S P, X)
+        counts = pyramid.tree.counts
+        self.counts = None if counts is None else counts.flatten()  # (S P,)
+        self.packed = pyramid.values.shape[1]
+        self.out_features = levels * (2 * data.channels + self.gaps)
 
     def read(self, series: Tensor, t: Tensor) -> Features:
-        """Value and slope of every level at t (B, Q) of series (B,), and how much of it was observed.
+        """Value and slope of every level at t (B, Q) of series (B,), and the fraction observed.
 
-        On level k the value is a mean under the B-spline of width 2^k, and the slope its derivative in units of that
-        width. Where rows are missing, the level above stands in for them with a small weight, so that a gap is
-        filled smoothly.
+        On level k the value is a mean under the B-spline of width 2^k, and the slope its derivative
+        in units of that width. Where rows are missing, the level above stands in for them with a
+        small weight, so that a gap is filled smoothly.
         """
-        levels = self.cells.levels
+        levels = self.tree.levels
         stride = strides(levels, t.device)  # (L,)
-        x = position(t, self.cells.n)
-        rung, fraction = ladder(x.unsqueeze(-1) + (1 - stride) / 2.0, stride)  # (B, Q, L, 4), (B, Q, L)
-        weight = torch.stack([bspline_weights(fraction, order) for order in (0, 1, 2)], -2)  # (B, Q, L, 3, 4)
+        x = position(t, self.tree.n)
+        # (B, Q, L, 4), (B, Q, L)
+        node, fraction = stencil(x.unsqueeze(-1) + (1 - stride) / 2.0, stride)
+        # (B, Q, L, 3, 4)
+        weight = torch.stack([bspline_weights(fraction, n) for n in (0, 1, 2)], -2)
         level = torch.arange(levels, device=t.device).unsqueeze(-1).expand(-1, 4).flatten()
-        index, full = self.cells.look(level, rung.flatten(-2))  # (B, Q, 4 L)
+        index, full = self.tree.lookup(level, node.flatten(-2))  # (B, Q, 4 L)
         index = index + (series * self.packed)[:, None, None]
         share = (full / stride[level]).unflatten(-1, (levels, 4))
-        dtype = self.rows.dtype
-        rows = self.rows[index].unflatten(-2, (levels, 4))  # (B, Q, L, 4, X)
-        if self.counts is None:
-            value, slope = _ratio((weight * share.unsqueeze(-2)).to(dtype), rows)
-            features = [value, slope[0]], slope
-        else:
-            there = (self.counts[index].double() * (full > 0) / stride[level]).unflatten(-1, (levels, 4))
-            features = _filled(
-                (weight * there.unsqueeze(-2)).to(dtype), (weight * (share - there).unsqueeze(-2)).to(dtype), rows
-            )
-        per_t = ((self.cells.n - 1) / stride).to(dtype).unsqueeze(-1)  # from a cell's width to t
-        value, slope = (torch.cat(part, -1) for part in features)  # (B, Q, L, 2 X [+ 1])
+        dtype = self.values.dtype
+        values = self.values[index].unflatten(-2, (levels, 4))  # (B, Q, L, 4, X)
+        with no_autocast(values.device):
+            if self.counts is None:
+                value, (slope, second) = _ratio((weight * share.unsqueeze(-2)).to(dtype), values)
+                one = torch.ones_like(value[..., :1])
+                parts = [value, slope, one], [slope, second, 0 * one]
+            else:
+                there = self.counts[index].double() * (full > 0) / stride[level]
+                there = there.unflatten(-1, (levels, 4))
+                missing = (weight * (share - there).unsqueeze(-2)).to(dtype)
+                parts = _filled((weight * there.unsqueeze(-2)).to(dtype), missing, values)
+        per_t = ((self.tree.n - 1) / stride).to(dtype).unsqueeze(-1)  # from a node's width to t
+        # (B, Q, L, 2 X [+ 1])
+        value, slope = (torch.cat(part if self.gaps else part[:2], -1) for part in parts)
         return Features(value.flatten(-2), (slope * per_t).flatten(-2))
 
 
-def _size(data: Observations, levels: int | None) -> int:
-    has = all_levels(data.n)
-    return min(has, levels or has) * (2 * data.channels + (data.observed is not None))
-
-
-def _ratio(weight: Tensor, rows: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def _ratio(weight: Tensor, values: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Mean of the rows under the weights and its first two derivatives, each (B, Q, L, X)."""
-    a = (weight @ rows).unbind(-2)  # each (B, Q, L, X)
+    a = (weight @ values).unbind(-2)  # each (B, Q, L, X)
     b = weight.sum(-1, keepdim=True).unbind(-2)  # each (B, Q, L, 1)
     return _quotient(a, b)
 
@@ -97,9 +107,9 @@ def _quotient(a, b) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     return value, (first, (a[2] - 2 * first * b[1] - value * b[2]) / b[0])
 
 
-def _filled(there: Tensor, missing: Tensor, rows: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def _filled(there: Tensor, missing: Tensor, values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """The same where rows are missing, from the coarsest level down; and the share observed."""
-    sums = there @ rows  # (B, Q, L, 3, X)
+    sums = there @ values  # (B, Q, L, 3, X)
     there, missing = there.sum(-1, keepdim=True), missing.sum(-1, keepdim=True)  # (B, Q, L, 3, 1)
     share, (dshare, _) = _quotient(there.unbind(-2), (there + missing).unbind(-2))
     levels, above = [], None
@@ -118,32 +128,39 @@ def _filled(there: Tensor, missing: Tensor, rows: Tensor) -> tuple[list[Tensor],
         above = _quotient(a, b)
         levels.append(above)
     value, first, second = (
-        torch.stack(part[::-1], 2) for part in zip(*((v, d, dd) for v, (d, dd) in levels), strict=True)
+        torch.stack(part[::-1], 2)
+        for part in zip(*((v, d, dd) for v, (d, dd) in levels), strict=True)
     )
     return [value, first, share], [first, second, dshare]
 
 
 class LadderPosterior(Posterior):
-    """A posterior that costs the same however long the series: it reads the observations, and encodes nothing.
+    """A posterior that costs the same however long the series: it reads the observations, and
+    encodes nothing.
 
-    The value and the slope of the data at every scale around t, `DataPyramid.read`, go through the network of
-    `PosteriorAffine`. There is no recurrence and no header. (m, s) is C^1 in t, and its derivative is exact.
+    The value and the slope of the data at every scale around t, `DataPyramid.read`, go through the
+    network of `PosteriorAffine`. There is no recurrence and no header. (m, s) is C^1 in t, and its
+    derivative is exact.
 
     Args:
-        data: `Observations` to be read (of a data set alike in n, channels and gaps, others may be read later).
+        data: `Observations` to be read; others of as many rows and channels may be read later, with
+            gaps or without.
         latent_size: Z.
         hidden_size: H.
-        levels: number of scales; default all that n has.
-        clock: what the network knows of the time; default t itself.
-        init_logstd: log s before training.
+        levels: number of levels; default all that n has.
+        time_embedding: what the network reads of the time; default t itself.
+        init_logstd: log std before training.
+        gaps: whether the network reads the fraction observed at each level; default whether
+            ``data`` has a mask. It is fixed here: a complete series then reads as observed
+            throughout.
 
     Complexity: O(log(N) X + H^2) a time, after O(S N X) once for a data set. Source: chapter
     ``posterior/latent_sde``.
 
     >>> data = Observations(torch.randn(5, 1000, 2))
     >>> posterior = LadderPosterior(data, latent_size=3, hidden_size=16)
-    >>> paths = posterior(posterior.prepare(data), torch.tensor([0, 4]), torch.rand(2, 7))
-    >>> paths.m.shape, paths.ds.shape
+    >>> marginals = posterior(posterior.prepare(data), torch.tensor([0, 4]), torch.rand(2, 7))
+    >>> marginals.mean.shape, marginals.std_dt.shape
     (torch.Size([2, 7, 3]), torch.Size([2, 7, 3]))
     """
 
@@ -152,26 +169,41 @@ class LadderPosterior(Posterior):
         data: Observations,
         latent_size: int,
         hidden_size: int,
+        *,
         levels: int | None = None,
-        clock: Clock | None = None,
+        time_embedding: TimeEmbedding | None = None,
         init_logstd: float = -0.5,
+        gaps: bool | None = None,
     ):
         super().__init__()
-        self.levels, self.clock = levels, clock or Clock()
-        self.size = _size(data, levels)
-        self.net = affine_net(self.size + self.clock.size, hidden_size, latent_size, init_logstd)
+        self.n, self.channels = data.n, data.channels
+        has = all_levels(data.n)
+        self.levels = has if levels is None else min(as_int(levels, "levels", least=1), has)
+        self.gaps = data.observed is not None if gaps is None else gaps
+        self.time_embedding = time_embedding or TimeEmbedding()
+        self.in_features = self.levels * (2 * data.channels + self.gaps)
+        inputs = self.in_features + self.time_embedding.out_features
+        self.net = affine_net(inputs, hidden_size, latent_size, init_logstd)
+
+    def extra_repr(self) -> str:
+        """What it reads."""
+        return f"n={self.n}, channels={self.channels}, levels={self.levels}, gaps={self.gaps}"
 
     def prepare(self, data: Observations) -> DataPyramid:
         """The data's pyramid: once for a data set."""
-        pyramid = DataPyramid(data, self.levels)
-        if pyramid.size != self.size:
-            raise ValueError(f"this posterior reads {self.size} numbers at a time, the data give {pyramid.size}")
-        return pyramid
+        for name in ("n", "channels"):
+            if getattr(data, name) != getattr(self, name):
+                raise ValueError(
+                    f"this posterior reads series of {name} = {getattr(self, name)}, the data have "
+                    f"{name} = {getattr(data, name)}"
+                )
+        return DataPyramid(data, self.levels, self.gaps)
 
-    def forward(self, context: DataPyramid, series: Tensor, t: Tensor) -> Paths:
-        """Mean and spread, and their derivatives, at t (B, Q) of series (B,)."""
+    def forward(self, prepared: DataPyramid, series: Tensor, t: Tensor) -> Marginals:
+        """Mean and std, and their derivatives, at t (B, Q) of series (B,)."""
+        dtype = next(self.net.parameters()).dtype
         with torch.no_grad():  # the data do not change
-            value, slope = context.read(series, t)
-            time, dtime = self.clock(t, value.dtype)
-        y, dy = push_forward(self.net, torch.cat([value, time], -1), torch.cat([slope, dtime], -1))
-        return Paths.of(y, dy)
+            value, slope = (part.to(dtype) for part in prepared.read(series, t))
+            time, time_dt = self.time_embedding(t, dtype)
+        inputs, inputs_dt = torch.cat([value, time], -1), torch.cat([slope, time_dt], -1)
+        return Marginals.of(*push_forward(self.net, inputs, inputs_dt))

@@ -1,5 +1,6 @@
 """Training that can be killed: steps, checkpoints, and what to do when it diverges."""
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -7,52 +8,72 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
-from fractal_lib.posterior.context import Observations
-from fractal_lib.posterior.sde_matching import LatentSDE, Terms
+from fractal_lib.checks import as_int
+from fractal_lib.posterior.elbo import ElboTerms, LatentSDE
+from fractal_lib.posterior.observations import Observations
+from fractal_lib.progress import progress_bar
+
+__all__ = ["Diverged", "TrainingPlan", "evaluate", "fit"]
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda fraction: 1.0,
+    "cosine": lambda fraction: 0.5 * (1 + math.cos(math.pi * fraction)),
+}
 
 
 class Diverged(RuntimeError):
-    """The loss is no number, or is far above what it was."""
+    """The loss is not finite, or is far above what it was."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How to train.
 
     Attributes:
         steps: of Adam.
-        batch: series drawn for each, with replacement only if there are fewer.
-        queries: times drawn a series and step.
-        rate: learning rate.
-        anneal: whether the rate falls to 0 along half a cosine; else it is constant.
-        clip: largest norm of the gradient, or None.
+        batch_size: series drawn for each, with replacement only if there are fewer.
+        num_times: times drawn a series and step.
+        lr: learning rate.
+        schedule: "constant", or "cosine": the rate falls to 0 along half a cosine.
+        grad_clip: largest norm of the gradient, or None.
         seed: of everything random in training (not of the parameters at the start).
-        interval: steps between checkpoints, and at most what a killed run loses.
+        checkpoint_every: steps between checkpoints, and at most what a killed run loses.
 
-    >>> Plan(steps=100).rate
+    Raises:
+        ValueError: for numbers that are not positive, or another schedule.
+
+    >>> TrainingPlan(steps=100).lr
     0.001
     """
 
     steps: int
-    batch: int = 256
-    queries: int = 1
-    rate: float = 1e-3
-    anneal: bool = False
-    clip: float | None = None
+    batch_size: int = 256
+    num_times: int = 1
+    lr: float = 1e-3
+    schedule: str = "constant"
+    grad_clip: float | None = None
     seed: int = 0
-    interval: int = 250
+    checkpoint_every: int = 250
 
     def __post_init__(self):
-        if min(self.steps, self.batch, self.queries, self.interval) < 1 or not self.rate > 0:
-            raise ValueError(f"steps, batch, queries and interval must be at least 1 and the rate positive, got {self}")
+        for name in ("steps", "batch_size", "num_times", "checkpoint_every"):
+            as_int(getattr(self, name), name, least=1)
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"expected lr as a positive number, got {self.lr}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {[*SCHEDULES]}, got {self.schedule!r}")
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise ValueError(f"grad_clip must be positive or None, got {self.grad_clip}")
 
 
 def fit(
     model: LatentSDE,
     data: Observations,
-    plan: Plan,
+    plan: TrainingPlan,
     checkpoint: str | os.PathLike | None = None,
+    *,
     progress: bool = False,
     after: Callable[[int], None] | None = None,
 ) -> dict[str, list[float]]:
@@ -60,60 +81,65 @@ def fit(
 
     Args:
         model: `LatentSDE`, changed in place.
-        data: `Observations`.
-        plan: `Plan`.
-        checkpoint: file that is written every ``plan.interval`` steps and at the end, whole or not at all. If it is
-            there, training goes on from it, and ends exactly where an uninterrupted run ends.
-        progress: whether to show a bar (tqdm).
+        data: `Observations`, in any precision.
+        plan: `TrainingPlan`.
+        checkpoint: file that is written every ``plan.checkpoint_every`` steps and at the end, whole
+            or not at all. Its folder is made. If the file is there, training goes on from it, and
+            ends exactly where an uninterrupted run ends. The plan may then ask for more steps.
+        progress: whether to show a bar, where tqdm is installed.
         after: called with the number of steps done, after each.
 
     Returns:
-        the loss of each step, and the mean of each of its terms: lists of ``plan.steps`` numbers under "bound",
-        "prior", "diffusion" and "reconstruction", and "seconds" spent in training, all resumed parts together.
+        the loss of each step, and the mean of each of its terms: lists of ``plan.steps`` numbers
+        under "negative_elbo", "kl_initial", "kl_path" and "nll", and "seconds" spent in training,
+        all resumed parts together.
 
     Raises:
-        Diverged: if the loss is no number, or for 20 steps exceeds the first steps' by a factor of 1000.
-        ValueError: if the checkpoint belongs to another plan.
+        Diverged: if the loss is not finite, or for 20 steps exceeds the first steps' by a factor of
+            1000.
+        ValueError: if the checkpoint belongs to another plan or to other data.
+        OSError: before training, if the checkpoint cannot be written.
 
     Complexity: that of ``plan.steps`` calls of the model; the posterior prepares the data once.
 
-    >>> from fractal_lib.posterior import LadderPosterior, LinearObservation, PriorSDE
+    >>> from fractal_lib.posterior import LadderPosterior, LinearGaussianLikelihood, PriorSDE
     >>> data = Observations(torch.randn(5, 41, 2))
-    >>> model = LatentSDE(PriorSDE(3, 16), LinearObservation(3, 2, noise=0.5), LadderPosterior(data, 3, 16))
-    >>> len(fit(model, data, Plan(steps=3, batch=4))["bound"])
+    >>> likelihood = LinearGaussianLikelihood(3, 2, noise=0.5)
+    >>> model = LatentSDE(PriorSDE(3, 16), likelihood, LadderPosterior(data, 3, 16))
+    >>> len(fit(model, data, TrainingPlan(steps=3, batch_size=4))["negative_elbo"])
     3
     """
     generator = torch.Generator(data.values.device).manual_seed(plan.seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=plan.rate)
-    annealed = (torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.steps),) if plan.anneal else ()
-    state = {"model": model, "optimizer": optimizer, **{f"schedule {i}": s for i, s in enumerate(annealed)}}
-    history: dict[str, list[float]] = {name: [] for name in ("bound", *Terms._fields)}
+    optimizer = torch.optim.Adam(parameters, lr=plan.lr)
+    schedule = LambdaLR(optimizer, lambda step: SCHEDULES[plan.schedule](step / plan.steps))
+    state = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    history: dict[str, list[float]] = {name: [] for name in ("negative_elbo", *ElboTerms._fields)}
     history["seconds"] = [0.0]
-    if checkpoint is not None and Path(checkpoint).exists():
-        _resume(Path(checkpoint), plan, state, generator, history)
-    context = model.posterior.prepare(data)
-    done, begun = len(history["bound"]), time.perf_counter()
+    saved = None if checkpoint is None else _Checkpoint(Path(checkpoint), plan, data)
+    if saved is not None:
+        saved.resume(state, generator, history)
+    prepared = model.posterior.prepare(data)
+    done, begun = len(history["negative_elbo"]), time.perf_counter()
     spent = history["seconds"][0]
-    with _bar(plan.steps, done, progress) as tick:
+    with progress_bar(plan.steps, "training", progress, done) as tick:
         for step in range(done + 1, plan.steps + 1):
-            series = _draw_series(data.size, plan.batch, generator, data.values.device)
-            terms = model(data, context, series, plan.queries, generator)
-            loss = terms.bound.mean()
+            series = _draw_series(len(data), plan.batch_size, generator, data.values.device)
+            terms = model(data, prepared, series, plan.num_times, generator)
+            loss = terms.negative_elbo.mean()
             optimizer.zero_grad()
             loss.backward()
-            if plan.clip is not None:
-                torch.nn.utils.clip_grad_norm_(parameters, plan.clip)
+            if plan.grad_clip is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, plan.grad_clip)
             optimizer.step()
-            for schedule in annealed:
-                schedule.step()
+            schedule.step()
             for name, value in zip(history, (loss, *terms), strict=False):
                 history[name].append(value.mean().item())
-            _refuse_divergence(history["bound"], step, checkpoint)
+            _refuse_divergence(history["negative_elbo"], step, checkpoint)
             history["seconds"][0] = spent + time.perf_counter() - begun
-            if checkpoint is not None and (step % plan.interval == 0 or step == plan.steps):
-                _save(Path(checkpoint), plan, state, generator, history)
-            tick(history["bound"][-1])
+            if saved is not None and (step % plan.checkpoint_every == 0 or step == plan.steps):
+                saved.write(state, generator, history)
+            tick(f"loss {history['negative_elbo'][-1]:.1f}")
             if after is not None:
                 after(step)
     return history
@@ -121,88 +147,101 @@ def fit(
 
 @torch.no_grad()
 def evaluate(
-    model: LatentSDE, data: Observations, draws: int = 60, queries: int = 1, batch: int = 256, seed: int = 0
+    model: LatentSDE,
+    data: Observations,
+    *,
+    draws: int = 60,
+    num_times: int = 1,
+    batch_size: int = 256,
+    seed: int = 0,
 ) -> dict[str, float]:
-    """The bound and its terms on given series: the mean of ``draws`` independent estimates for each.
+    """The negative ELBO and its terms on given series: the mean of ``draws`` independent estimates.
 
     Returns:
-        "bound", "prior", "diffusion", "reconstruction": means over series, in nats a series; and "spread", the
-        standard error of "bound" from the draws.
+        "negative_elbo", "kl_initial", "kl_path", "nll": means over series, in nats a series; and
+        "standard_error", that of "negative_elbo" from the draws.
 
-    >>> from fractal_lib.posterior import LadderPosterior, LinearObservation, PriorSDE
+    >>> from fractal_lib.posterior import LadderPosterior, LinearGaussianLikelihood, PriorSDE
     >>> data = Observations(torch.randn(5, 41, 2))
-    >>> model = LatentSDE(PriorSDE(3, 16), LinearObservation(3, 2, noise=0.5), LadderPosterior(data, 3, 16))
+    >>> likelihood = LinearGaussianLikelihood(3, 2, noise=0.5)
+    >>> model = LatentSDE(PriorSDE(3, 16), likelihood, LadderPosterior(data, 3, 16))
     >>> sorted(evaluate(model, data, draws=2))
-    ['bound', 'diffusion', 'prior', 'reconstruction', 'spread']
+    ['kl_initial', 'kl_path', 'negative_elbo', 'nll', 'standard_error']
     """
     generator = torch.Generator(data.values.device).manual_seed(seed)
-    context = model.posterior.prepare(data)
+    prepared = model.posterior.prepare(data)
     sums = []
     for _ in range(draws):
-        parts = torch.arange(data.size, device=data.values.device).split(batch)
-        terms = [torch.stack(model(data, context, part, queries, generator)).double().sum(1) for part in parts]
-        sums.append(torch.stack(terms).sum(0) / data.size)
+        parts = torch.arange(len(data), device=data.values.device).split(batch_size)
+        estimates = [model(data, prepared, part, num_times, generator) for part in parts]
+        terms = [torch.stack(estimate).double().sum(1) for estimate in estimates]
+        sums.append(torch.stack(terms).sum(0) / len(data))
     each = torch.stack(sums)  # (draws, 3)
-    bound = each.sum(1)
-    spread = bound.std().item() / draws**0.5 if draws > 1 else float("nan")
-    terms = dict(zip(Terms._fields, each.mean(0).tolist(), strict=True))
-    return {"bound": bound.mean().item(), **terms, "spread": spread}
+    total = each.sum(1)
+    error = total.std().item() / draws**0.5 if draws > 1 else float("nan")
+    terms = dict(zip(ElboTerms._fields, each.mean(0).tolist(), strict=True))
+    return {"negative_elbo": total.mean().item(), **terms, "standard_error": error}
 
 
-def _draw_series(size: int, batch: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
-    if batch >= size:
+def _draw_series(
+    size: int, batch_size: int, generator: torch.Generator, device: torch.device
+) -> torch.Tensor:
+    if batch_size >= size:
         return torch.arange(size, device=device)
-    return torch.randperm(size, generator=generator, device=device)[:batch]
+    return torch.randperm(size, generator=generator, device=device)[:batch_size]
 
 
-def _refuse_divergence(bound: list[float], step: int, checkpoint) -> None:
-    start = max(abs(value) for value in bound[:20])
-    last = bound[-20:]
-    if bound[-1] == bound[-1] and not (step > 40 and min(last) > 1000 * (start + 1)) and abs(bound[-1]) != float("inf"):
+def _refuse_divergence(losses: list[float], step: int, checkpoint) -> None:
+    start = max(abs(value) for value in losses[:20])
+    last = losses[-20:]
+    if math.isfinite(losses[-1]) and not (step > 40 and min(last) > 1000 * (start + 1)):
         return
-    kept = f"; {checkpoint} holds the last good checkpoint, if there was one" if checkpoint is not None else ""
+    kept = ""
+    if checkpoint is not None:
+        kept = f"; {checkpoint} holds the last good checkpoint, if there was one"
     raise Diverged(
-        f"the loss is {bound[-1]:.4g} after {step} steps, and began at {bound[0]:.4g}: "
-        f"try a smaller rate, or clip the gradient{kept}"
+        f"the loss is {losses[-1]:.4g} after {step} steps, and began at {losses[0]:.4g}: "
+        f"try a smaller lr, or clip the gradient{kept}"
     )
 
 
-def _save(file: Path, plan: Plan, state: dict, generator: torch.Generator, history: dict) -> None:
-    part = file.with_name(file.name + ".part")
-    saved = {name: thing.state_dict() for name, thing in state.items()}
-    torch.save({"plan": asdict(plan), "generator": generator.get_state(), "history": history, **saved}, part)
-    part.replace(file)  # whole or not at all
+class _Checkpoint:
+    """A file from which training goes on; it knows its plan and its data."""
 
+    def __init__(self, file: Path, plan: TrainingPlan, data: Observations):
+        self.file, self.plan, self.data = file, plan, data.fingerprint()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.part = file.with_name(file.name + ".part")
+        self.part.touch()  # an error here comes before the work, not after it
 
-def _resume(file: Path, plan: Plan, state: dict, generator: torch.Generator, history: dict) -> None:
-    saved = torch.load(file, map_location="cpu", weights_only=True)
-    if saved["plan"] != asdict(plan):
-        raise ValueError(f"{file} was written under another plan: {saved['plan']}, not {asdict(plan)}")
-    for name, thing in state.items():
-        thing.load_state_dict(saved[name])
-    generator.set_state(saved["generator"])
-    history.update(saved["history"])
+    def write(self, state: dict, generator: torch.Generator, history: dict) -> None:
+        """Whole or not at all."""
+        saved = {name: thing.state_dict() for name, thing in state.items()}
+        saved |= {"plan": asdict(self.plan), "data": self.data, "history": history}
+        torch.save(saved | {"generator": generator.get_state()}, self.part)
+        self.part.replace(self.file)
 
-
-class _bar:
-    """A bar of steps with the loss beside it, or nothing."""
-
-    def __init__(self, steps: int, done: int, show: bool):
-        if show:
-            from tqdm import tqdm  # an optional dependency
-
-            self.bar = tqdm(total=steps, initial=done, unit="step")
-        else:
-            self.bar = None
-
-    def __enter__(self):
-        return self._tick
-
-    def _tick(self, loss: float) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {loss:.1f}", refresh=False)
-            self.bar.update()
-
-    def __exit__(self, *error):
-        if self.bar is not None:
-            self.bar.close()
+    def resume(self, state: dict, generator: torch.Generator, history: dict) -> None:
+        """Go on from the file, if there is one."""
+        if not self.file.exists():
+            return
+        saved = torch.load(self.file, map_location="cpu", weights_only=True)
+        free = {"steps", "checkpoint_every"}  # these may change
+        now = asdict(self.plan)
+        differ = [name for name in now if name not in free and saved["plan"][name] != now[name]]
+        if differ:
+            were = ", ".join(
+                f"{name} {saved['plan'][name]!r}, not {now[name]!r}" for name in differ
+            )
+            raise ValueError(f"{self.file} was written under another plan: {were}")
+        if saved["data"] != self.data:
+            raise ValueError(f"{self.file} was written for other data: choose another file")
+        done = len(saved["history"]["negative_elbo"])
+        if done > self.plan.steps:
+            raise ValueError(
+                f"{self.file} holds {done} steps, more than the {self.plan.steps} asked"
+            )
+        for name, thing in state.items():
+            thing.load_state_dict(saved[name])
+        generator.set_state(saved["generator"])
+        history.update(saved["history"])

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -10,42 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
 
-from fractal_lib import (
-    Cauchy,
-    DenseAttention,
-    DragonCurveAttention,
-    FractalAttention,
-    HilbertCurveAttention,
-    JuliaAttention,
-    PowerLaw,
-    WindowAttention,
-    read,
-)
+from fractal_lib import PATTERNS, read
 
 MAKE = {
-    "dense": DenseAttention,
-    "window": WindowAttention,
-    "ladder": FractalAttention,
-    "ladder, 3 scales": lambda: FractalAttention(depth=3),
-    "ladder, pyramid": lambda: FractalAttention(source="pyramid"),
-    "telescope 0": lambda: FractalAttention(kernel=PowerLaw(1.5), cells=4),
-    "telescope 1": lambda: FractalAttention(kernel=Cauchy(3.0), cells=6, order=1),
-    "julia": JuliaAttention,
-    "julia, given kernel": lambda: JuliaAttention(c=-2.5, kernel=PowerLaw(2.0)),
-    "dragon": DragonCurveAttention,
-    "dragon, signed": lambda: DragonCurveAttention(signed=True),
-    "hilbert": HilbertCurveAttention,
-    "hilbert, decay": lambda: HilbertCurveAttention(3, decay=True),
+    f"{name}, {example}" if example else name: partial(attention.make, example)
+    for name, attention in PATTERNS.items()
+    for example in attention.examples
 }
 SIZES = [1, 2, 3, 63, 64, 65, 100, 2000]
 every = pytest.mark.parametrize("attention", [make() for make in MAKE.values()], ids=MAKE)
-MEANS = {name: make for name, make in MAKE.items() if "signed" not in name}  # the others are contrasts
+MEANS = {name: make for name, make in MAKE.items() if make().kind != "contrast"}
 means = pytest.mark.parametrize("attention", [make() for make in MEANS.values()], ids=MEANS)
 units = st.floats(0, 1, allow_nan=False)
 
 
 def context(n, batch=2, hidden=3, dtype=torch.float64, seed=0):
-    return torch.randn(batch, n, hidden, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        batch, n, hidden, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def times(*values, batch=2):
@@ -54,8 +37,8 @@ def times(*values, batch=2):
 
 def shares(attention, reads):
     """The weights that sum to 1: those of means, not those of first moments."""
-    half = getattr(attention, "order", 0)
-    return reads.weight[..., : reads.weight.shape[-1] // (1 + half)]
+    halves = 2 if attention.kind == "moments" else 1
+    return reads.weights[..., : reads.weights.shape[-1] // halves]
 
 
 @means
@@ -63,109 +46,121 @@ def shares(attention, reads):
 def test_weights_sum_to_one_and_are_not_negative(attention, n):
     reads = attention.reads(torch.linspace(0, 1, 57, dtype=torch.float64).expand(2, -1), n)
     weight = shares(attention, reads)
-    assert reads.index.dtype == torch.int64
+    assert reads.indices.dtype == torch.int64
     assert (weight > -1e-15).all()  # a share is the difference of two steps, each rounded
     # K roundings of terms that sum to 1
-    torch.testing.assert_close(weight.sum(-1), torch.ones(2, 57).double(), rtol=0, atol=weight.shape[-1] * 2.3e-16)
+    torch.testing.assert_close(
+        weight.sum(-1), torch.ones(2, 57).double(), rtol=0, atol=weight.shape[-1] * 2.3e-16
+    )
 
 
 @means
 @given(n=st.integers(1, 300), batch=st.integers(1, 3), t=units, seed=st.integers(0, 99))
 def test_output_is_between_the_rows(attention, n, batch, t, seed):
-    rows = context(n, batch, 1, seed=seed)
-    if getattr(attention, "order", 0):  # first moments extrapolate: only constants are kept
-        rows = rows[:, :1].expand(-1, n, -1)
-    out = attention(rows, times(t, batch=batch))
+    values = context(n, batch, 1, seed=seed)
+    if attention.kind == "moments":  # first moments extrapolate: only constants are kept
+        values = values[:, :1].expand(-1, n, -1)
+    out = attention(values, times(t, batch=batch))
     assert out.shape == (batch, 1, 1)
-    slack = 1e-12 * rows.abs().amax()
-    assert (out >= rows.amin(1, keepdim=True) - slack).all()
-    assert (out <= rows.amax(1, keepdim=True) + slack).all()
+    slack = 1e-12 * values.abs().amax()
+    assert (out >= values.amin(1, keepdim=True) - slack).all()
+    assert (out <= values.amax(1, keepdim=True) + slack).all()
 
 
 @means
 @pytest.mark.parametrize("n", [n for n in SIZES if n <= 100])
 def test_every_row_can_be_reached(attention, n):
-    rows = torch.eye(n, dtype=torch.float64).unsqueeze(0)
+    values = torch.eye(n, dtype=torch.float64).unsqueeze(0)
     at_rows = torch.linspace(0, 1, n, dtype=torch.float64).unsqueeze(0)
-    assert (attention(rows, at_rows).amax(1) > 0).all()
+    assert (attention(values, at_rows).amax(1) > 0).all()
 
 
 @every
 def test_a_sample_does_not_depend_on_its_batch(attention):
-    rows, t = context(100, batch=5), torch.rand(5, 4, dtype=torch.float64)
-    together = attention(rows, t)
-    alone = torch.cat([attention(rows[b : b + 1], t[b : b + 1]) for b in range(5)])
+    values, t = context(100, batch=5), torch.rand(5, 4, dtype=torch.float64)
+    together = attention(values, t)
+    alone = torch.cat([attention(values[b : b + 1], t[b : b + 1]) for b in range(5)])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-13)
 
 
 @every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_lower_precision_is_float64_rounded(attention, dtype):
-    rows, t = context(333, dtype=dtype), times(0.0, 0.123, 0.5, 1.0)
-    low, exact = attention(rows, t), attention(rows.double(), t)
+    values, t = context(333, dtype=dtype), times(0.0, 0.123, 0.5, 1.0)
+    low, exact = attention(values, t), attention(values.double(), t)
     assert low.dtype == dtype
-    # Pooling rounds once a level and moments once more, all on values below 5; then one rounding of the result.
+    # Pooling rounds once a level and moments once more, all on values below 5; then one rounding of
+    # the result.
     levels = math.ceil(math.log2(333)) + 1
-    atol = 5 * torch.finfo(dtype).eps * (2 * levels if isinstance(attention, FractalAttention) else 2)
+    atol = 5 * torch.finfo(dtype).eps * (2 * levels if attention.tree(333).levels > 1 else 2)
     torch.testing.assert_close(low.double(), exact, rtol=0, atol=atol)
 
 
 @every
 def test_strided_rows_are_read_as_they_are(attention):
     ctx, t = context(41), times(0.2, 0.9)
-    torch.testing.assert_close(attention(ctx[:, 1:], t), attention(ctx[:, 1:].contiguous(), t), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        attention(ctx[:, 1:], t), attention(ctx[:, 1:].contiguous(), t), rtol=0, atol=1e-14
+    )
 
 
 @every
 @pytest.mark.parametrize("n", [1, 2, 5, 17])
 def test_gradcheck(attention, n):
     # Not at a row itself: the window and rounding choose a side there.
-    rows, t = context(n, hidden=2).requires_grad_(), times(0.0, 0.3, 0.71).requires_grad_()
+    values, t = context(n, hidden=2).requires_grad_(), times(0.0, 0.3, 0.71).requires_grad_()
     t = (t.detach() * 0.97 + 0.004).requires_grad_()
-    assert torch.autograd.gradcheck(attention, (rows, t), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(attention, (rows, t), check_fwd_over_rev=True, check_rev_over_rev=True)
+    assert torch.autograd.gradcheck(attention, (values, t), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(
+        attention, (values, t), check_fwd_over_rev=True, check_rev_over_rev=True
+    )
 
 
-def derivatives(attention, rows, t):
+def derivatives(attention, values, t):
     """d/dt three ways: forward AD, double backward, central differences (step h in samples)."""
     with forward_ad.dual_level():
-        forward = forward_ad.unpack_dual(attention(rows, forward_ad.make_dual(t, torch.ones_like(t)))).tangent
+        forward = forward_ad.unpack_dual(
+            attention(values, forward_ad.make_dual(t, torch.ones_like(t)))
+        ).tangent
     t = t.clone().requires_grad_()
-    out = attention(rows, t)
+    out = attention(values, t)
     probe = torch.zeros_like(out, requires_grad=True)
     (pulled,) = torch.autograd.grad(out, t, probe, create_graph=True)
     (backward,) = torch.autograd.grad(pulled, probe, torch.ones_like(pulled))
-    h = 1e-4 / max(rows.shape[1] - 1, 1)
+    h = 1e-4 / max(values.shape[1] - 1, 1)
     with torch.no_grad():
-        central = (attention(rows, t + h) - attention(rows, t - h)) / (2 * h)
+        central = (attention(values, t + h) - attention(values, t - h)) / (2 * h)
     return forward, backward, central
 
 
 @every
 @pytest.mark.parametrize("n", [2, 63, 100, 1025])
 def test_three_derivatives_agree(attention, n):
-    t = (torch.rand(2, 33, generator=torch.Generator().manual_seed(1), dtype=torch.float64)) * 0.998 + 0.001
+    t = (
+        torch.rand(2, 33, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ) * 0.998 + 0.001
     forward, backward, central = derivatives(attention, context(n), t)
     scale = forward.abs().max().detach().clamp(min=1e-9)  # a contrast of two rows is 0
-    # Central differences err by h^2/6 of the third derivative (of order 1 to 30 per sample^3) and by
-    # 1e-16 / h of rounding: 1e-7 of the scale at h = 1e-4. The window jumps by its tail, 1e-9 / h.
-    atol = 1e-6 if not isinstance(attention, WindowAttention) else 2e-5
+    # Central differences err by h^2/6 of the third derivative (of order 1 to 30 per sample^3) and
+    # by 1e-16 / h of rounding: 1e-7 of the scale at h = 1e-4. The window jumps by its tail, 1e-9 /
+    # h.
+    atol = 1e-6 if attention.smooth else 2e-5
     torch.testing.assert_close(forward, backward, rtol=0, atol=1e-11 * float(scale))
     torch.testing.assert_close(forward / scale, central / scale, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("name", [name for name in MAKE if name != "window"])
+@pytest.mark.parametrize("name", [name for name, make in MAKE.items() if make().smooth])
 @pytest.mark.parametrize("n", [2, 64, 100])
 def test_no_jump_in_value_slope_or_curvature_at_a_crossing(name, n):
     attention = MAKE[name]()
-    rows = context(n)
+    values = context(n)
     # every place where a point or cell may enter or leave: half positions
     x = torch.arange(1, 2 * (n - 1), dtype=torch.float64) / 2
     eps = 1e-12
 
     def derivatives_at(x):
         t = (x / (n - 1)).expand(2, -1).requires_grad_()
-        out = [attention(rows, t).sum(-1)]
+        out = [attention(values, t).sum(-1)]
         for _ in range(2):
             out.append(torch.autograd.grad(out[-1].sum(), t, create_graph=True)[0] / (n - 1))
         return out
@@ -177,9 +172,9 @@ def test_no_jump_in_value_slope_or_curvature_at_a_crossing(name, n):
 
 @every
 def test_vmap(attention):
-    rows, t = context(50, batch=3), torch.rand(3, 2, dtype=torch.float64)
+    values, t = context(50, batch=3), torch.rand(3, 2, dtype=torch.float64)
     one = torch.func.vmap(lambda r, s: attention(r.unsqueeze(0), s.unsqueeze(0)).squeeze(0))
-    torch.testing.assert_close(one(rows, t), attention(rows, t), rtol=0, atol=1e-13)
+    torch.testing.assert_close(one(values, t), attention(values, t), rtol=0, atol=1e-13)
 
 
 @every
@@ -187,22 +182,30 @@ def test_fullgraph_compile_of_value_and_jvp(attention):
     torch.compiler.reset()
     compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
     for n in (5, 70):
-        rows, t = context(n), times(0.0, 0.37, 1.0)
-        torch.testing.assert_close(compiled(rows, t), attention(rows, t), rtol=0, atol=1e-12)
+        values, t = context(n), times(0.0, 0.37, 1.0)
+        torch.testing.assert_close(compiled(values, t), attention(values, t), rtol=0, atol=1e-12)
 
-    def slope(rows, t):
-        return torch.func.jvp(lambda s: attention(rows, s), (t,), (torch.ones_like(t),))[1]
+    def slope(values, t):
+        return torch.func.jvp(lambda s: attention(values, s), (t,), (torch.ones_like(t),))[1]
 
-    torch.testing.assert_close(torch.compile(slope, fullgraph=True, backend="aot_eager")(rows, t), slope(rows, t))
+    torch.testing.assert_close(
+        torch.compile(slope, fullgraph=True, backend="aot_eager")(values, t), slope(values, t)
+    )
 
 
-@pytest.mark.parametrize("name", ["window", "ladder", "telescope 1", "dragon, signed"])
+@pytest.mark.parametrize("name", ["window", "ladder", "multilevel, moments", "dragon, signed"])
 def test_inductor_agrees(name):
     torch.compiler.reset()
-    attention, rows, t = MAKE[name](), context(70, dtype=torch.float32).requires_grad_(), times(0.0, 0.61).float()
+    attention, values, t = (
+        MAKE[name](),
+        context(70, dtype=torch.float32).requires_grad_(),
+        times(0.0, 0.61).float(),
+    )
     compiled = torch.compile(attention, fullgraph=True)
-    torch.testing.assert_close(compiled(rows, t), attention(rows, t))
-    ours, theirs = (torch.autograd.grad(f(rows, t).square().sum(), rows)[0] for f in (compiled, attention))
+    torch.testing.assert_close(compiled(values, t), attention(values, t))
+    ours, theirs = (
+        torch.autograd.grad(f(values, t).square().sum(), values)[0] for f in (compiled, attention)
+    )
     torch.testing.assert_close(ours, theirs)
 
 
@@ -212,40 +215,41 @@ def test_state_dict_round_trip_and_to(make):
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter)
     other.load_state_dict(attention.state_dict())
-    rows, t = context(77), times(0.4)
-    assert torch.equal(other(rows, t), attention(rows, t))
-    assert attention.to(torch.float64)(rows, t).dtype == torch.float64
-    on_meta = make().to("meta")(rows.to("meta"), t.to("meta"))  # nothing lives on the wrong device
+    values, t = context(77), times(0.4)
+    assert torch.equal(other(values, t), attention(values, t))
+    assert attention.to(torch.float64)(values, t).dtype == torch.float64
+    # nothing lives on the wrong device
+    on_meta = make().to("meta")(values.to("meta"), t.to("meta"))
     assert on_meta.shape == (2, 1, 3)
     assert on_meta.device.type == "meta"
 
 
 @every
 def test_a_prepared_context_gives_the_same(attention):
-    rows, t = context(90), times(0.0, 0.77)
-    assert torch.equal(attention(attention.prepare(rows), t), attention(rows, t))
-    gathered = read(attention.prepare(rows).rows, attention.reads(t, 90))
-    torch.testing.assert_close(gathered, attention(rows, t), rtol=0, atol=1e-14)
+    values, t = context(90), times(0.0, 0.77)
+    assert torch.equal(attention(attention.prepare(values), t), attention(values, t))
+    gathered = read(attention.prepare(values).values, attention.reads(t, 90))
+    torch.testing.assert_close(gathered, attention(values, t), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", [name for name in MAKE if not name.startswith("telescope")])
+@pytest.mark.parametrize("name", [name for name, make in MAKE.items() if make().kind != "moments"])
 @given(seed=st.integers(0, 99), t=units, share=st.floats(0.3, 1))
 def test_missing_rows_do_not_count(name, seed, t, share):
     attention, n = MAKE[name](), 64
-    if "3 scales" in name or "signed" in name or "hilbert" in name or name == "window":
+    if attention.reach == "near":
         share = max(share, 0.9)  # these see few rows: keep some in reach
     generator = torch.Generator().manual_seed(seed)
     observed = torch.rand(2, n, generator=generator) < share
     observed[:, ::5] = True
-    rows = context(n, seed=seed)
-    nan = torch.where(observed.unsqueeze(-1), rows, torch.nan)
-    weight = attention.reads(times(t), attention.prepare(nan, observed).cells).weight
+    values = context(n, seed=seed)
+    nan = torch.where(observed.unsqueeze(-1), values, torch.nan)
+    weight = attention.reads(times(t), attention.prepare(nan, observed).tree).weights
     assert torch.isclose(weight.sum(-1), torch.full((2, 1), float(name in MEANS)).double()).all()
     out = attention(nan, times(t), observed=observed)
-    other = torch.where(observed.unsqueeze(-1), rows, 1e3)
+    other = torch.where(observed.unsqueeze(-1), values, 1e3)
     assert torch.equal(out, attention(other, times(t), observed=observed))
-    full = attention(rows, times(t), observed=torch.ones_like(observed))
-    torch.testing.assert_close(full, attention(rows, times(t)), rtol=0, atol=1e-12)
+    full = attention(values, times(t), observed=torch.ones_like(observed))
+    torch.testing.assert_close(full, attention(values, times(t)), rtol=0, atol=1e-12)
 
 
 BAD = {
@@ -259,7 +263,11 @@ BAD = {
     "rows NaN": (lambda r, t: (r * torch.nan, t), ValueError, "NaN"),
     "no rows": (lambda r, t: (r[:, :0], t), ValueError, "N >= 1"),
     "mask not bool": (lambda r, t: (r, t, torch.ones(9)), TypeError, "bool"),
-    "mask of another length": (lambda r, t: (r, t, torch.ones(8) > 0), ValueError, r"\(N,\) or \(B, N\)"),
+    "mask of another length": (
+        lambda r, t: (r, t, torch.ones(8) > 0),
+        ValueError,
+        r"\(N,\) or \(B, N\)",
+    ),
     "all rows missing": (lambda r, t: (r, t, torch.zeros(9) > 0), ValueError, "no observed row"),
 }
 
@@ -290,6 +298,13 @@ for attention in (FractalAttention(), WindowAttention()):
 
 
 def test_compiled_training_loss_with_a_jvp():
-    """In a process of its own: what it guards against (see `reads._product`) is a crash of the interpreter."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", JVP_LOSS], capture_output=True, text=True, check=False)
+    """In a process of its own: what it guards against (see `reads._product`) is a crash of the
+    interpreter.
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", JVP_LOSS],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from fractal_lib import (
-    Cauchy,
+    RBF,
     DenseAttention,
-    Exponential,
     FractalAttention,
-    Gaussian,
+    Matern12,
+    MultilevelAttention,
     OriginalKernel,
-    PowerLaw,
     Pyramid,
+    RationalQuadratic,
 )
-from fractal_lib.curves.cantor import bspline_weights
+from fractal_lib.curves.splines import bspline_weights
 
 
 def ladder_kernel(scales, d):
@@ -28,11 +28,12 @@ def ladder_kernel(scales, d):
 def test_learned_scales_are_their_formula(n, source):
     """Row by row: level k gives each row of its grid (or each row behind its cells) a_k beta."""
     attention = FractalAttention(source=source).double()
-    torch.nn.init.normal_(attention.scales)
+    torch.nn.init.normal_(attention.level_logits)
     t = torch.rand(1, 9, dtype=torch.float64)
-    got = attention(torch.eye(n, dtype=torch.float64).unsqueeze(0), t)[0]  # (Q, n): weight of every row
+    # (Q, n): weight of every row
+    got = attention(torch.eye(n, dtype=torch.float64).unsqueeze(0), t)[0]
     levels = attention.levels(n)
-    share, row = attention.scales[:levels].softmax(0), torch.arange(n).double()
+    share, row = attention.level_logits[:levels].softmax(0), torch.arange(n).double()
     expected = torch.zeros(9, n, dtype=torch.float64)
     for q in range(9):
         x = t[0, q] * (n - 1)
@@ -50,13 +51,18 @@ def test_learned_scales_are_their_formula(n, source):
 
 def test_reads_grow_as_four_times_log2():
     for n, levels in ((2, 1), (1000, 10), (1024, 10), (1025, 11), (10**6, 20)):
-        assert FractalAttention().reads(torch.tensor([[0.3]]), n).index.shape[-1] == 4 * levels
-    assert FractalAttention(depth=5).reads(torch.tensor([[0.3]]), 10**6).index.shape[-1] == 20
+        assert FractalAttention().reads(torch.tensor([[0.3]]), n).indices.shape[-1] == 4 * levels
+    assert FractalAttention(depth=5).reads(torch.tensor([[0.3]]), 10**6).indices.shape[-1] == 20
 
 
 @pytest.mark.parametrize(
     ("kernel", "most"),
-    [(PowerLaw(2.0), 0.01), (Cauchy(20.0), 0.02), (Exponential(50.0), 0.02), (Gaussian(30.0), 0.08)],
+    [
+        (RationalQuadratic(2.0, alpha=0.5), 0.01),
+        (RationalQuadratic(20.0 / 2**0.5), 0.02),
+        (Matern12(50.0), 0.02),
+        (RBF(30.0), 0.08),
+    ],
     ids=repr,
 )
 def test_fit_returns_the_error_it_reached(kernel, most):
@@ -64,17 +70,22 @@ def test_fit_returns_the_error_it_reached(kernel, most):
     error = attention.fit(kernel, 10_000)
     assert error < most  # "1 to 5 %" of the peak, with room; a Gaussian is the hardest
     d = torch.linspace(0, 9999, 40_001, dtype=torch.float64)
-    k, fitted = kernel(d, 10_000), ladder_kernel(attention.scales[:14].detach().double(), d)
-    scale = (k @ fitted) / (fitted @ fitted)  # softmax loses the scale, which normalising loses anyway
+    k, fitted = kernel(d, 10_000), ladder_kernel(attention.level_logits[:14].detach().double(), d)
+    # softmax loses the scale, which normalising loses anyway
+    scale = (k @ fitted) / (fitted @ fitted)
     assert (scale * fitted - k).abs().max() < 1.2 * error + 1e-3
 
 
-@pytest.mark.parametrize("kernel", [PowerLaw(1.0), Cauchy(5.0), Exponential(40.0)], ids=repr)
+@pytest.mark.parametrize(
+    "kernel",
+    [RationalQuadratic(1.0, alpha=0.5), RationalQuadratic(5.0 / 2**0.5), Matern12(40.0)],
+    ids=repr,
+)
 @pytest.mark.parametrize("n", [1000, 100_000])
 @pytest.mark.parametrize("cells", [8, 16, 32])
-@pytest.mark.parametrize("order", [0, 1])
-def test_given_kernel_is_within_its_bound(kernel, n, cells, order):
-    attention = FractalAttention(kernel=kernel, cells=cells, order=order)
+@pytest.mark.parametrize("expansion", [0, 1])
+def test_given_kernel_is_within_its_bound(kernel, n, cells, expansion):
+    attention = MultilevelAttention(kernel, cells=cells, expansion=expansion)
     generator = torch.Generator().manual_seed(n)
     noise = torch.randn(1, n, 4, dtype=torch.float64, generator=generator).sign()
     t = torch.rand(1, 32, dtype=torch.float64, generator=generator)
@@ -82,78 +93,100 @@ def test_given_kernel_is_within_its_bound(kernel, n, cells, order):
     assert 0 < error < attention.error_bound(n)
 
 
-@pytest.mark.parametrize("kernel", [PowerLaw(1.0), Cauchy(5.0), Exponential(40.0)], ids=repr)
-@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize(
+    "kernel",
+    [RationalQuadratic(1.0, alpha=0.5), RationalQuadratic(5.0 / 2**0.5), Matern12(40.0)],
+    ids=repr,
+)
+@pytest.mark.parametrize("expansion", [0, 1])
 @pytest.mark.parametrize("gaps", [False, True])
-def test_the_worst_rows_are_within_the_bound(kernel, order, gaps):
-    """Rows that mark themselves show every weight; the L1 distance is the error of the worst +-1 rows."""
-    n, attention = 400, FractalAttention(kernel=kernel, cells=32, order=order)
-    rows, t = torch.eye(n, dtype=torch.float64).unsqueeze(0), torch.linspace(0, 1, 97, dtype=torch.float64)[None]
+def test_the_worst_rows_are_within_the_bound(kernel, expansion, gaps):
+    """Rows that mark themselves show every weight; the L1 distance is the error of the worst +-1
+    rows.
+    """
+    n, attention = 400, MultilevelAttention(kernel, cells=32, expansion=expansion)
+    values, t = (
+        torch.eye(n, dtype=torch.float64).unsqueeze(0),
+        torch.linspace(0, 1, 97, dtype=torch.float64)[None],
+    )
     observed = torch.rand(n, generator=torch.Generator().manual_seed(3)) < (0.2 if gaps else 2)
-    ours, dense = attention(rows, t, observed), DenseAttention(kernel)(rows, t, observed)
+    ours, dense = attention(values, t, observed), DenseAttention(kernel)(values, t, observed)
     worst = (ours - dense).abs().sum(-1).max()
     assert 1e-5 < worst < attention.error_bound(n, gaps)
 
 
 def test_more_cells_and_a_higher_order_err_less():
     bounds = [
-        FractalAttention(kernel=PowerLaw(1.0), cells=w, order=o).error_bound(10_000)
+        MultilevelAttention(RationalQuadratic(1.0, alpha=0.5), cells=w, expansion=o).error_bound(
+            10_000
+        )
         for o in (0, 1)
         for w in (16, 32, 64)
     ]
     assert bounds[0] > 1.5 * bounds[1] > 3 * bounds[2]  # ~ 1/w
     assert bounds[3] > 3 * bounds[4] > 9 * bounds[5]  # ~ 1/w^2
     # too few cells to promise anything: it says so
-    assert FractalAttention(kernel=PowerLaw(1.0), cells=4).error_bound(10**5) == float("inf")
+    assert MultilevelAttention(RationalQuadratic(1.0, alpha=0.5), cells=4).error_bound(
+        10**5
+    ) == float("inf")
 
 
-@pytest.mark.parametrize("order", [0, 1])
-def test_exact_while_every_row_is_near(order):
-    attention = FractalAttention(kernel=Cauchy(3.0), cells=64, order=order)
+@pytest.mark.parametrize("expansion", [0, 1])
+def test_exact_while_every_row_is_near(expansion):
+    attention = MultilevelAttention(RationalQuadratic(3.0 / 2**0.5), cells=64, expansion=expansion)
     with torch.no_grad():  # as an evaluation would ask it
         assert attention.error_bound(64) == 0 < attention.error_bound(1000)
-    rows, t = torch.randn(2, 64, 3, dtype=torch.float64), torch.rand(2, 7, dtype=torch.float64)
-    torch.testing.assert_close(attention(rows, t), DenseAttention(Cauchy(3.0))(rows, t), rtol=0, atol=1e-13)
+    values, t = torch.randn(2, 64, 3, dtype=torch.float64), torch.rand(2, 7, dtype=torch.float64)
+    torch.testing.assert_close(
+        attention(values, t),
+        DenseAttention(RationalQuadratic(3.0 / 2**0.5))(values, t),
+        rtol=0,
+        atol=1e-13,
+    )
 
 
-@pytest.mark.parametrize("kernel", [Gaussian(1e-3), Exponential(1e-3), OriginalKernel()], ids=repr)
+@pytest.mark.parametrize("kernel", [RBF(1e-3), Matern12(1e-3), OriginalKernel()], ids=repr)
 def test_a_needle_of_a_kernel_does_not_underflow(kernel):
-    attention = FractalAttention(kernel=kernel)
-    rows, t = torch.randn(1, 1000, 2, dtype=torch.float64), torch.rand(1, 50, dtype=torch.float64)
-    torch.testing.assert_close(attention(rows, t), DenseAttention(kernel)(rows, t), rtol=0, atol=1e-9)
+    attention = MultilevelAttention(kernel)
+    values, t = torch.randn(1, 1000, 2, dtype=torch.float64), torch.rand(1, 50, dtype=torch.float64)
+    torch.testing.assert_close(
+        attention(values, t), DenseAttention(kernel)(values, t), rtol=0, atol=1e-9
+    )
 
 
-@pytest.mark.parametrize("order", [0, 1])
-def test_irregular_times_approach_dense(order):
-    """Binning moves a row by less than half a bin, or to order 1 only bends it: errors fall with bins."""
+@pytest.mark.parametrize("expansion", [0, 1])
+def test_irregular_times_approach_dense(expansion):
+    """Binning moves a row by less than half a bin, or to expansion 1 only bends it: errors fall
+    with bins.
+    """
     generator = torch.Generator().manual_seed(0)
-    n, kernel = 300, Gaussian(0.05, unit="time")
-    rows = torch.randn(1, n, 3, dtype=torch.float64, generator=generator)
+    n, kernel = 300, RBF(0.05, unit="time")
+    values = torch.randn(1, n, 3, dtype=torch.float64, generator=generator)
     times = torch.rand(n, dtype=torch.float64, generator=generator)
     t = torch.rand(1, 40, dtype=torch.float64, generator=generator)
-    exact = DenseAttention(kernel)(rows, t, times=times)
+    exact = DenseAttention(kernel)(values, t, times=times)
     errors = []
     for bins in (300, 1200, 4800):
-        attention = FractalAttention(kernel=kernel, cells=bins + bins % 2, order=order)  # all near: binning alone
-        pyramid = Pyramid(rows, times=times, bins=bins, order=order)
+        # all near: binning alone
+        attention = MultilevelAttention(kernel, cells=bins + bins % 2, expansion=expansion)
+        pyramid = Pyramid(values, times=times, bins=bins, expansion=expansion)
         errors.append((attention(pyramid, t) - exact).abs().max())
-    rate = 3 if order == 0 else 10  # a quarter of the bin: error / 4, or / 16
+    rate = 3 if expansion == 0 else 10  # a quarter of the bin: error / 4, or / 16
     assert errors[0] > rate * errors[1] > rate**2 * errors[2]
-    learned = FractalAttention(source="pyramid")(rows, t, times=times)
+    learned = FractalAttention(source="pyramid")(values, t, times=times)
     assert learned.isfinite().all()
 
 
-def test_contradictions_are_refused():
-    for bad in (
-        dict(kernel=Cauchy(), source="sample"), dict(kernel=Cauchy(), depth=3), dict(source="rows"), dict(depth=0),
-        dict(cells=5), dict(cells=2), dict(order=1), dict(kernel=Cauchy(), order=2),
-    ):  # fmt: skip
-        with pytest.raises(ValueError, match=r"kernel|source|depth|cells"):
-            FractalAttention(**bad)
-    with pytest.raises(ValueError, match="no scales"):
-        FractalAttention(kernel=Cauchy()).fit(Cauchy(), 10)
-    with pytest.raises(ValueError, match="given kernel"):
-        FractalAttention().error_bound(10)
+@pytest.mark.parametrize("bad", [dict(source="rows"), dict(depth=0), dict(depth=33)], ids=str)
+def test_what_a_ladder_cannot_be_is_refused(bad):
+    with pytest.raises(ValueError, match=r"source|depth"):
+        FractalAttention(**bad)
+
+
+@pytest.mark.parametrize("bad", [dict(cells=5), dict(cells=2), dict(expansion=2)], ids=str)
+def test_what_multilevel_attention_cannot_be_is_refused(bad):
+    with pytest.raises(ValueError, match=r"cells|expansion"):
+        MultilevelAttention(RationalQuadratic(), **bad)
 
 
 def test_bspline_is_the_kernel_on_its_grid():

@@ -1,4 +1,6 @@
-"""The dust of offsets, and the prior of dense attention, against loops over Python's own numbers."""
+"""The dust of offsets, and the sample_weight of dense attention, against loops over Python's own
+numbers.
+"""
 
 import math
 
@@ -6,7 +8,14 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from fractal_lib import DenseAttention, Exponential, Gaussian, JuliaAttention, PowerLaw, julia_set_attention
+from fractal_lib import (
+    RBF,
+    DenseAttention,
+    JuliaAttention,
+    Matern12,
+    RationalQuadratic,
+    julia_set_attention,
+)
 from fractal_lib.curves.julia import julia_dimension
 
 SIZES = [1, 2, 3, 63, 64, 65, 100, 2000]
@@ -14,9 +23,11 @@ DIAL = [-2.01, -2.5, -6.0, -20.0]
 
 
 def meets(a, b, c):
-    """Does [a, b] hold a point of the real Julia set? Follow it forwards until it holds an end of a piece or is lost.
+    """Does [a, b] hold a point of the real Julia set? Follow it forwards until it holds an end of a
+    piece or is lost.
 
-    An interval without an end lies on one side of 0 altogether, so its image is the interval between the images.
+    An interval without an end lies on one side of 0 altogether, so its image is the interval
+    between the images.
     """
     r = (1 + math.sqrt(1 - 4 * c)) / 2
     g = math.sqrt(-c - r)
@@ -29,13 +40,16 @@ def meets(a, b, c):
 
 
 def dust(c, n):
-    """The distances: whole numbers within 1/2 of the dust, tip on 0, end on n' - 1, n' = n rounded up to 2^k."""
+    """The distances: whole numbers within 1/2 of the dust, tip on 0, end on n' - 1, n' = n rounded
+    up to 2^k.
+    """
     last = 2 ** math.ceil(math.log2(n)) - 1
     if last == 0:
         return [0]
     r = (1 + math.sqrt(1 - 4 * c)) / 2
-    rows = [(r - (o + 0.5) * 2 * r / last, r - (o - 0.5) * 2 * r / last) for o in range(last + 1)]
-    return [o for o, (a, b) in enumerate(rows) if meets(a, b + 1e-14, c)]  # the tip is r rounded: do not miss it
+    values = [(r - (o + 0.5) * 2 * r / last, r - (o - 0.5) * 2 * r / last) for o in range(last + 1)]
+    # the tip is r rounded: do not miss it
+    return [o for o, (a, b) in enumerate(values) if meets(a, b + 1e-14, c)]
 
 
 def beta(u):
@@ -44,7 +58,9 @@ def beta(u):
 
 
 def weights(x, n, c, k, observed=None):
-    """One weight a row for a query at row x, as it is told: every offset, every row under its spline."""
+    """One weight a row for a query at row x, as it is told: every offset, every row under its
+    spline.
+    """
     total = [0.0] * n
     for o in {s * o for o in dust(c, n) for s in (-1, 1)}:
         for j in range(math.floor(x) + o - 2, math.floor(x) + o + 4):
@@ -71,7 +87,9 @@ def test_the_dial():
     for c in (-2.1, -2.5, -6.0, -20.0):
         log_count = torch.tensor([len(JuliaAttention(c).offsets(n)) for n in sizes]).double().log2()
         k = torch.arange(8.0, 21).double()
-        slope = ((k - k.mean()) * (log_count - log_count.mean())).sum() / (k - k.mean()).square().sum()
+        slope = ((k - k.mean()) * (log_count - log_count.mean())).sum() / (
+            k - k.mean()
+        ).square().sum()
         # counts go up in steps, log-periodic with a factor of at most 2 either way over 12 octaves
         assert abs(slope - julia_dimension(c)) < 0.05
     assert len(JuliaAttention(-2.00001).offsets(1024)) == 2 * 1024 - 1  # every row: dense
@@ -82,23 +100,28 @@ def test_the_dial():
 @pytest.mark.parametrize("n", SIZES)
 def test_values_are_the_specification(c, n):
     attention = JuliaAttention(c)
-    rows = torch.randn(1, n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+    values = torch.randn(1, n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
     x = torch.tensor([0, 0.25, 0.5, 0.81, 1]).double() * (n - 1)
     if n > 2:
         x[1:3] = x[1:3].round()  # at a row, too
     expected = torch.stack([weights(v, n, c, power(1.0)) for v in x.tolist()])
     reads = attention.reads((x / max(n - 1, 1))[None], n)
-    got = torch.zeros(len(x), n).double().scatter_add(1, reads.index[0], reads.weight[0])
-    # x / (n - 1) * (n - 1) is rounded, to n eps at most; float32 holds the parameter 1, to 1e-7 of the logarithm's 1
+    got = torch.zeros(len(x), n).double().scatter_add(1, reads.indices[0], reads.weights[0])
+    # x / (n - 1) * (n - 1) is rounded, to n eps at most; float32 holds the parameter 1, to 1e-7 of
+    # the logarithm's 1
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-7 + n * 1e-15)
     attention.double()
     with torch.no_grad():
-        attention.fall.fill_(math.log(math.e - 1))
-    out = attention(rows, (x / max(n - 1, 1))[None])
-    torch.testing.assert_close(out[0], expected @ rows[0], rtol=0, atol=1e-12)  # 5 n eps
+        attention.raw_exponent.fill_(math.log(math.e - 1))
+    out = attention(values, (x / max(n - 1, 1))[None])
+    torch.testing.assert_close(out[0], expected @ values[0], rtol=0, atol=1e-12)  # 5 n eps
 
 
-@pytest.mark.parametrize("kernel", [Gaussian(5.0), Exponential(20.0, "time"), PowerLaw(2.0, exponent=1.5)], ids=repr)
+@pytest.mark.parametrize(
+    "kernel",
+    [RBF(5.0), Matern12(20.0, "time"), RationalQuadratic(2.0 / 1.5**0.5, alpha=0.75)],
+    ids=repr,
+)
 @pytest.mark.parametrize("n", [2, 65, 100])
 def test_a_given_kernel_weighs_the_offsets(kernel, n):
     def k(o):
@@ -115,11 +138,11 @@ def test_a_given_kernel_weighs_the_offsets(kernel, n):
 def test_gaps(n):
     observed = torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.5
     observed[0] = True
-    rows = torch.where(observed[:, None], torch.eye(n, dtype=torch.float64), torch.nan)[None]
+    values = torch.where(observed[:, None], torch.eye(n, dtype=torch.float64), torch.nan)[None]
     for x in (0.0, 0.37 * (n - 1), 0.5 * (n - 1)):
         expected = weights(x, n, -2.5, power(1.0), observed.tolist())
-        out = JuliaAttention(-2.5, PowerLaw())(
-            rows, torch.tensor([[x / (n - 1)]], dtype=torch.float64), observed=observed
+        out = JuliaAttention(-2.5, RationalQuadratic(1.0, alpha=0.5))(
+            values, torch.tensor([[x / (n - 1)]], dtype=torch.float64), observed=observed
         )
         torch.testing.assert_close(out[0, 0], expected, rtol=0, atol=1e-13)
 
@@ -134,22 +157,26 @@ def test_a_gap_that_swallows_every_offset_is_an_error():
 @pytest.mark.parametrize("x", [7.3, 40.0, 62.999])
 def test_slopes_by_differences_of_the_specification(x):
     n, c, h = 64, -6.0, 1e-5
-    rows = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    values = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     attention = JuliaAttention(c).double()
     with torch.no_grad():
-        attention.fall.fill_(0.3)
+        attention.raw_exponent.fill_(0.3)
     a = math.log1p(math.exp(0.3))
 
     def out(x, a):
-        return float(weights(x, n, c, power(a)) @ rows.detach()[:, 0])
+        return float(weights(x, n, c, power(a)) @ values.detach()[:, 0])
 
     t = torch.tensor([[x / (n - 1)]], dtype=torch.float64, requires_grad=True)
-    value = attention(rows.requires_grad_()[None], t)
-    dt, dfall, drows = torch.autograd.grad(value.sum(), (t, attention.fall, rows))
+    value = attention(values.requires_grad_()[None], t)
+    dt, dfall, drows = torch.autograd.grad(value.sum(), (t, attention.raw_exponent, values))
     # h^2 / 6 of a third derivative of order 10, and 1e-16 / h of rounding
-    assert math.isclose(dt.item() / (n - 1), (out(x + h, a) - out(x - h, a)) / (2 * h), abs_tol=1e-8)
+    assert math.isclose(
+        dt.item() / (n - 1), (out(x + h, a) - out(x - h, a)) / (2 * h), abs_tol=1e-8
+    )
     sigmoid = 1 / (1 + math.exp(-0.3))
-    assert math.isclose(dfall.item(), sigmoid * (out(x, a + h) - out(x, a - h)) / (2 * h), abs_tol=1e-8)
+    assert math.isclose(
+        dfall.item(), sigmoid * (out(x, a + h) - out(x, a - h)) / (2 * h), abs_tol=1e-8
+    )
     torch.testing.assert_close(drows[:, 0], weights(x, n, c, power(a)), rtol=0, atol=1e-13)
 
 
@@ -158,19 +185,22 @@ def test_slopes_by_differences_of_the_specification(x):
 def test_each_row_is_read_once(c, n):
     attention = JuliaAttention(c)
     reads = attention.reads(torch.linspace(0, 1, 7).double()[None], n)
-    assert reads.index.shape[-1] <= 4 * len(attention.offsets(n))
-    for index, weight in zip(reads.index[0], reads.weight[0], strict=True):
+    assert reads.indices.shape[-1] <= 4 * len(attention.offsets(n))
+    for index, weight in zip(reads.indices[0], reads.weights[0], strict=True):
         used = index[weight > 0]
         assert len(used) == len(used.unique())
 
 
-@pytest.mark.parametrize("kernel", [Gaussian(1e-3), Exponential(1e-3)], ids=repr)
+@pytest.mark.parametrize("kernel", [RBF(1e-3), Matern12(1e-3)], ids=repr)
 def test_a_needle_of_a_kernel_does_not_underflow(kernel):
     n, x = 100, 41.3
     eye, t = torch.eye(n, dtype=torch.float64)[None], torch.tensor([[x / 99]], dtype=torch.float64)
     expected = torch.tensor([beta(x - j) for j in range(n)], dtype=torch.float64)
-    torch.testing.assert_close(JuliaAttention(-6, kernel)(eye, t)[0, 0], expected, rtol=0, atol=1e-14)
-    observed = torch.arange(n) < 33  # of the offsets 0, 1, 3, 4, 5, 20, ... the nearest that is left is -20
+    torch.testing.assert_close(
+        JuliaAttention(-6, kernel)(eye, t)[0, 0], expected, rtol=0, atol=1e-14
+    )
+    # of the offsets 0, 1, 3, 4, 5, 20, ... the nearest that is left is -20
+    observed = torch.arange(n) < 33
     expected = torch.tensor([beta(x - 20 - j) for j in range(33)], dtype=torch.float64)
     out = JuliaAttention(-6, kernel)(eye, t, observed=observed)[0, 0, :33]
     torch.testing.assert_close(out, expected / expected.sum(), rtol=0, atol=1e-13)
@@ -182,39 +212,43 @@ def test_a_graph_serves_every_n_up_to_the_next_power_of_two():
     compiled = torch.compile(JuliaAttention(), fullgraph=True, backend=counter)
     t = torch.rand(2, 3, dtype=torch.float64)
     for n in (65, 100, 127, 128):  # a graph for the first n, one for any n, and no third
-        rows = torch.randn(2, n, 4, dtype=torch.float64)
-        torch.testing.assert_close(compiled(rows, t), JuliaAttention()(rows, t), rtol=0, atol=1e-13)
+        values = torch.randn(2, n, 4, dtype=torch.float64)
+        torch.testing.assert_close(
+            compiled(values, t), JuliaAttention()(values, t), rtol=0, atol=1e-13
+        )
     assert counter.frame_count == 2
 
 
 def test_what_is_kept_from_inference_serves_training():
-    rows, t = torch.randn(1, 37, 2), torch.rand(1, 3)
+    values, t = torch.randn(1, 37, 2), torch.rand(1, 3)
     with torch.inference_mode():
-        JuliaAttention(-7.125)(rows, t)
+        JuliaAttention(-7.125)(values, t)
     attention = JuliaAttention(-7.125)
-    attention(rows, t).sum().backward()
-    assert attention.fall.grad is not None
+    attention(values, t).sum().backward()
+    assert attention.raw_exponent.grad is not None
 
 
 def test_a_default_device_does_not_matter():
     with torch.device("meta"):
         offsets = JuliaAttention(-8.25).offsets(50)
     assert offsets.device.type == "cpu"
-    assert offsets.tolist() == [s * o for s, side in ((-1, dust(-8.25, 50)[:0:-1]), (1, dust(-8.25, 50))) for o in side]
+    assert offsets.tolist() == [
+        s * o for s, side in ((-1, dust(-8.25, 50)[:0:-1]), (1, dust(-8.25, 50))) for o in side
+    ]
 
 
 def test_inductor_agrees():
     torch.compiler.reset()
-    attention, rows = JuliaAttention(), torch.randn(2, 70, 3, requires_grad=True)
+    attention, values = JuliaAttention(), torch.randn(2, 70, 3, requires_grad=True)
     t = torch.tensor([[0.0, 0.61]] * 2, requires_grad=True)
 
-    def loss(rows, t):
-        value, slope = torch.func.jvp(lambda s: attention(rows, s), (t,), (torch.ones_like(t),))
+    def loss(values, t):
+        value, slope = torch.func.jvp(lambda s: attention(values, s), (t,), (torch.ones_like(t),))
         return value.square().sum() + 1e-3 * slope.square().sum()
 
-    inputs = [rows, t, *attention.parameters()]
-    eager = torch.autograd.grad(loss(rows, t), inputs)
-    compiled = torch.autograd.grad(torch.compile(loss, fullgraph=True)(rows, t), inputs)
+    inputs = [values, t, *attention.parameters()]
+    eager = torch.autograd.grad(loss(values, t), inputs)
+    compiled = torch.autograd.grad(torch.compile(loss, fullgraph=True)(values, t), inputs)
     for ours, theirs in zip(compiled, eager, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
 
@@ -225,62 +259,82 @@ def test_c_must_be_real_and_below_minus_two(c):
         JuliaAttention(c)
 
 
-# Dense attention with a prior.
+# Dense attention with a sample_weight.
 
 
 @pytest.mark.parametrize("n", [n for n in SIZES if n > 1])
-def test_prior_multiplies_the_kernel(n):
+def test_sample_weight_multiplies_the_kernel(n):
     generator = torch.Generator().manual_seed(n)
-    prior = torch.rand(n, generator=generator) * (torch.rand(n, generator=generator) < 0.6)
-    prior[-1] = 1
-    rows = torch.randn(1, n, 2, dtype=torch.float64, generator=generator)
+    sample_weight = torch.rand(n, generator=generator) * (torch.rand(n, generator=generator) < 0.6)
+    sample_weight[-1] = 1
+    values = torch.randn(1, n, 2, dtype=torch.float64, generator=generator)
     for t in (0.0, 0.3, 1.0):
-        factor = [float(p) / math.sqrt(1 + (t * (n - 1) - j) ** 2) for j, p in enumerate(prior)]
-        expected = torch.tensor(factor, dtype=torch.float64) @ rows[0] / sum(factor)
-        out = DenseAttention(PowerLaw(1.0), prior)(rows, torch.tensor([[t]], dtype=torch.float64))
+        factor = [
+            float(p) / math.sqrt(1 + (t * (n - 1) - j) ** 2) for j, p in enumerate(sample_weight)
+        ]
+        expected = torch.tensor(factor, dtype=torch.float64) @ values[0] / sum(factor)
+        out = DenseAttention(RationalQuadratic(1.0, alpha=0.5), sample_weight=sample_weight)(
+            values, torch.tensor([[t]], dtype=torch.float64)
+        )
         torch.testing.assert_close(out[0, 0], expected, rtol=0, atol=1e-13)
 
 
-def test_a_prior_of_a_julia_mask():
+def test_a_sample_weight_of_a_julia_mask():
     z = torch.complex(torch.linspace(-2, 2, 300), torch.full((300,), 0.05))
     mask = julia_set_attention(z, -1)
-    rows, t = torch.randn(2, 300, 3, dtype=torch.float64), torch.rand(2, 4, dtype=torch.float64)
-    dense = DenseAttention(Gaussian(9.0), mask)
-    weight = DenseAttention(Gaussian(9.0)).reads(t, 300).weight * mask
-    expected = weight / weight.sum(-1, keepdim=True) @ rows
-    torch.testing.assert_close(dense(rows, t), expected, rtol=0, atol=1e-13)
-    assert torch.autograd.gradcheck(dense, (rows[:1].requires_grad_(), t[:1].requires_grad_()))
+    values, t = torch.randn(2, 300, 3, dtype=torch.float64), torch.rand(2, 4, dtype=torch.float64)
+    dense = DenseAttention(RBF(9.0), sample_weight=mask)
+    weight = DenseAttention(RBF(9.0)).reads(t, 300).weights * mask
+    expected = weight / weight.sum(-1, keepdim=True) @ values
+    torch.testing.assert_close(dense(values, t), expected, rtol=0, atol=1e-13)
+    assert torch.autograd.gradcheck(dense, (values[:1].requires_grad_(), t[:1].requires_grad_()))
 
 
-def test_prior_with_gaps_and_times():
+def test_sample_weight_with_gaps_and_times():
     generator = torch.Generator().manual_seed(2)
-    rows, prior = torch.randn(1, 50, 2, generator=generator).double(), torch.rand(50, generator=generator)
-    observed, times = torch.rand(50, generator=generator) < 0.7, torch.rand(50, generator=generator).double()
+    values, sample_weight = (
+        torch.randn(1, 50, 2, generator=generator).double(),
+        torch.rand(50, generator=generator),
+    )
+    observed, times = (
+        torch.rand(50, generator=generator) < 0.7,
+        torch.rand(50, generator=generator).double(),
+    )
     t = torch.tensor([[0.2, 0.9]], dtype=torch.float64)
-    both = DenseAttention(PowerLaw(), prior)(rows, t, observed=observed, times=times)
-    left = DenseAttention(PowerLaw(), prior * observed)(rows, t, times=times)
+    both = DenseAttention(RationalQuadratic(1.0, alpha=0.5), sample_weight=sample_weight)(
+        values, t, observed=observed, times=times
+    )
+    left = DenseAttention(
+        RationalQuadratic(1.0, alpha=0.5), sample_weight=sample_weight * observed
+    )(values, t, times=times)
     torch.testing.assert_close(both, left, rtol=0, atol=1e-13)
 
 
 def test_a_constant_prior_changes_nothing():
-    rows, t = torch.randn(2, 40, 3), torch.rand(2, 5)
-    torch.testing.assert_close(DenseAttention(prior=torch.full((40,), 7.0))(rows, t), DenseAttention()(rows, t))
+    values, t = torch.randn(2, 40, 3), torch.rand(2, 5)
+    torch.testing.assert_close(
+        DenseAttention(sample_weight=torch.full((40,), 7.0))(values, t), DenseAttention()(values, t)
+    )
 
 
 def test_the_prior_is_a_buffer_and_compiles():
     torch.compiler.reset()
-    dense = DenseAttention(prior=torch.rand(30))
-    assert [name for name, _ in dense.named_buffers()] == ["prior"]
+    dense = DenseAttention(sample_weight=torch.rand(30))
+    assert [name for name, _ in dense.named_buffers()] == ["sample_weight"]
     assert not dense.state_dict()
-    assert dense.to("meta").prior.device.type == "meta"
-    dense, rows, t = DenseAttention(prior=torch.rand(30)), torch.randn(2, 30, 3), torch.rand(2, 1)
-    torch.testing.assert_close(torch.compile(dense, fullgraph=True)(rows, t), dense(rows, t))
+    assert dense.to("meta").sample_weight.device.type == "meta"
+    dense, values, t = (
+        DenseAttention(sample_weight=torch.rand(30)),
+        torch.randn(2, 30, 3),
+        torch.rand(2, 1),
+    )
+    torch.testing.assert_close(torch.compile(dense, fullgraph=True)(values, t), dense(values, t))
 
 
 @pytest.mark.parametrize(
-    ("prior", "error", "words"),
+    ("sample_weight", "error", "words"),
     [
-        ([1.0, 2.0], TypeError, "floating point"),
+        (["a", "b"], TypeError, "array of numbers"),
         (torch.ones(5, dtype=torch.int64), TypeError, "int64"),
         (torch.ones(5, dtype=torch.complex64), TypeError, "complex64"),
         (torch.ones(1, 5), ValueError, r"\(n,\)"),
@@ -291,11 +345,11 @@ def test_the_prior_is_a_buffer_and_compiles():
         (torch.tensor([1.0, torch.inf]), ValueError, "finite"),
     ],
 )
-def test_bad_priors(prior, error, words):
+def test_bad_sample_weights(sample_weight, error, words):
     with pytest.raises(error, match=words):
-        DenseAttention(prior=prior)
+        DenseAttention(sample_weight=sample_weight)
 
 
-def test_a_prior_of_another_length():
+def test_a_sample_weight_of_another_length():
     with pytest.raises(ValueError, match="5 rows, got 6"):
-        DenseAttention(prior=torch.ones(5))(torch.randn(1, 6, 1), torch.rand(1, 1))
+        DenseAttention(sample_weight=torch.ones(5))(torch.randn(1, 6, 1), torch.rand(1, 1))

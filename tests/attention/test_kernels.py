@@ -5,11 +5,18 @@ import math
 import pytest
 import torch
 
-from fractal_lib import Cauchy, Exponential, Gaussian, OriginalKernel, PowerLaw
+from fractal_lib import RBF, Matern12, OriginalKernel, RationalQuadratic
 from fractal_lib.attention.kernels import smooth_step, smooth_step_slope
 
-KERNELS = [Gaussian(2.5), Gaussian(0.1, unit="time"), OriginalKernel(), PowerLaw(2.0, exponent=0.7), Cauchy(4.0),
-           Exponential(3.0), Exponential(0.2, unit="time")]  # fmt: skip
+KERNELS = [
+    RBF(2.5),
+    RBF(0.1, unit="time"),
+    OriginalKernel(),
+    RationalQuadratic(2.0 / 0.7**0.5, alpha=0.35),
+    RationalQuadratic(4.0 / 2**0.5),
+    Matern12(3.0),
+    Matern12(0.2, unit="time"),
+]
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
@@ -34,13 +41,16 @@ def test_original_kernel_is_the_original_s_softmax(n):
 
 def test_time_unit_is_a_share_of_the_whole():
     d = torch.arange(11.0)
-    torch.testing.assert_close(Gaussian(0.3, unit="time")(d, 11), Gaussian(3.0)(d, 11))
+    torch.testing.assert_close(RBF(0.3, unit="time")(d, 11), RBF(3.0)(d, 11))
 
 
-@pytest.mark.parametrize("bad", [dict(width=0.0), dict(width=-1.0), dict(width=math.nan), dict(unit="rows")])
+@pytest.mark.parametrize(
+    "bad",
+    [dict(lengthscale=0.0), dict(lengthscale=-1.0), dict(lengthscale=math.nan), dict(unit="rows")],
+)
 def test_bad_kernels(bad):
-    with pytest.raises(ValueError, match=r"width|unit"):
-        Gaussian(**bad)
+    with pytest.raises(ValueError, match=r"lengthscale|unit"):
+        RBF(**bad)
 
 
 def test_smooth_step_has_three_continuous_derivatives():

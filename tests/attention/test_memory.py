@@ -1,4 +1,6 @@
-"""Peak memory, each reading in a process of its own: a query's does not grow with n; a pyramid's is twice the rows'."""
+"""Peak memory, each reading in a process of its own: a query's does not grow with n; a pyramid's is
+twice the rows'.
+"""
 
 import subprocess
 import sys
@@ -6,9 +8,8 @@ import sys
 import pytest
 
 CHILD = """
-import sys, torch
-from fractal_lib import DenseAttention, FractalAttention, PowerLaw, Pyramid, WindowAttention
-torch.set_num_threads(1)
+import sys, torch from fractal_lib import DenseAttention, FractalAttention, MultilevelAttention,
+Pyramid, RationalQuadratic, WindowAttention torch.set_num_threads(1)
 
 def peak():
     with open("/proc/self/clear_refs", "w") as reset:
@@ -25,7 +26,7 @@ attention = {
     "window": WindowAttention,
     "ladder": FractalAttention,
     "pyramid": lambda: FractalAttention(source="pyramid"),
-    "telescope": lambda: FractalAttention(kernel=PowerLaw(1.0)),
+    "multilevel": lambda: MultilevelAttention(RationalQuadratic(1.0, alpha=0.5)),
     "build": FractalAttention,
 }[what]()
 t = torch.rand(1, 4)
@@ -41,20 +42,24 @@ print(high_water() - before)
 
 
 def extra(what, n):
-    done = subprocess.run([sys.executable, "-c", CHILD, what, str(n)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, what, str(n)], capture_output=True, text=True, check=True
+    )
     return int(done.stdout)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("what", ["window", "ladder", "pyramid", "telescope"])
+@pytest.mark.parametrize("what", ["window", "ladder", "pyramid", "multilevel"])
 def test_a_query_needs_no_more_memory_at_ten_million_rows(what):
     small, large = extra(what, 10_000), extra(what, 10_000_000)
-    assert large - small < 2**20  # the rows themselves are 320 MB; pages of the allocator are what differs
+    # the rows themselves are 320 MB; pages of the allocator are what differs
+    assert large - small < 2**20
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_measurement_sees_what_grows():
-    assert extra("dense", 1_000_000) - extra("dense", 10_000) > 1_000_000 * 8  # at least one weight a row
+    # at least one weight a row
+    assert extra("dense", 1_000_000) - extra("dense", 10_000) > 1_000_000 * 8
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

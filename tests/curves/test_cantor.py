@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
-from fractal_lib.curves.cantor import bspline_weights, cantor_indices, cantor_levels, cantor_points, dyadic_grid, ladder
+from fractal_lib.curves.cantor import cantor_indices, cantor_levels, cantor_points, dyadic_grid
+from fractal_lib.curves.splines import bspline_weights, stencil
 
 
 def by_removal(levels):
@@ -51,8 +52,8 @@ def test_dyadic_grid_is_the_sketch_s_mask(level, n):
 
 @given(x=st.floats(0, 1e9), k=st.integers(0, 30))
 def test_ladder_is_the_four_nearest_grid_points(x, k):
-    rung, fraction = ladder(torch.tensor(x, dtype=torch.float64), 2**k)
-    assert rung.tolist() == [int(x // 2**k) + step for step in (-1, 0, 1, 2)]
+    node, fraction = stencil(torch.tensor(x, dtype=torch.float64), 2**k)
+    assert node.tolist() == [int(x // 2**k) + step for step in (-1, 0, 1, 2)]
     assert 0 <= fraction < 1
     assert float(fraction) == pytest.approx(x / 2**k - x // 2**k, abs=0)
 
@@ -64,7 +65,7 @@ def test_bad_arguments():
         cantor_levels(torch.tensor([0]), -1)
     with pytest.raises(ValueError, match="index must lie"):
         cantor_levels(torch.tensor([9]), 2)
-    with pytest.raises(ValueError, match="n >= 1"):
+    with pytest.raises(ValueError, match="n of at least 1"):
         dyadic_grid(1, 0)
 
 
@@ -74,4 +75,6 @@ def test_bspline_weights_are_scipy_s():
     u = f[:, None].numpy() - [-1, 0, 1, 2]
     expected = torch.from_numpy(spline(u)).nan_to_num(0)
     torch.testing.assert_close(bspline_weights(f), expected, rtol=0, atol=1e-15)
-    torch.testing.assert_close(bspline_weights(f).sum(-1), torch.ones(101).double(), rtol=0, atol=5e-16)
+    torch.testing.assert_close(
+        bspline_weights(f).sum(-1), torch.ones(101).double(), rtol=0, atol=5e-16
+    )

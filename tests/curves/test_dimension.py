@@ -1,4 +1,6 @@
-"""Box counts against a set of tuples, the fit against numpy's, and the dimension table against what is known."""
+"""Box counts against a set of tuples, the fit against numpy's, and the dimension table against what
+is known.
+"""
 
 import math
 
@@ -19,7 +21,9 @@ DRAGON = 2 * math.log2(max(np.roots([1, -1, 0, -2]).real))  # the root of x^3 - 
 
 def one_by_one(points, size, shift):
     """The definition, in Python's own integers."""
-    return len({tuple((int(c) + int(s)) // size for c, s in zip(p, shift, strict=True)) for p in points})
+    return len(
+        {tuple((int(c) + int(s)) // size for c, s in zip(p, shift, strict=True)) for p in points}
+    )
 
 
 @given(
@@ -57,7 +61,9 @@ def test_fit_is_least_squares(y, exponent):
     assert np.log(fit.constant) == pytest.approx(height, abs=1e-9)
     assert fit.standard_error == pytest.approx(math.sqrt(cov[0, 0]), abs=1e-7)
     third = max(math.ceil(len(y) / 3), 3)
-    parts = [np.polyfit(u[k : k + third], v[k : k + third], 1)[0] for k in range(len(y) - third + 1)]
+    parts = [
+        np.polyfit(u[k : k + third], v[k : k + third], 1)[0] for k in range(len(y) - third + 1)
+    ]
     assert fit.spread == pytest.approx(max(abs(p - slope) for p in parts), abs=1e-9)
 
 
@@ -106,14 +112,22 @@ def test_dimension_of_known_sets(name):
 def test_what_does_not_matter():
     points = julia_points(-3, 12).numpy()
     found = box_counting_dimension(points)
-    for same in (np.repeat(points, 3), points[::-1], points[:, None], torch.tensor(points, requires_grad=True)):
+    for same in (
+        np.repeat(points, 3),
+        points[::-1],
+        points[:, None],
+        torch.tensor(points, requires_grad=True),
+    ):
         other = box_counting_dimension(same)
         assert other.dimension == found.dimension
         assert np.array_equal(other.counts, found.counts)
-    for moved in (points * 2.0**20, points + 1):  # units and origin; adding rounds, and may move a point over an edge
+    # units and origin; adding rounds, and may move a point over an edge
+    for moved in (points * 2.0**20, points + 1):
         assert box_counting_dimension(moved).dimension == pytest.approx(found.dimension, abs=1e-3)
     cells = cantor_indices(12)
-    assert np.array_equal(box_counting_dimension(cells - 10**15).counts, box_counting_dimension(cells).counts)
+    assert np.array_equal(
+        box_counting_dimension(cells - 10**15).counts, box_counting_dimension(cells).counts
+    )
     half = box_counting_dimension(torch.from_numpy(points).bfloat16(), sizes=[1, 0.5, 0.25])
     assert half.sizes.tolist() == [1, 0.5, 0.25]
 
@@ -126,7 +140,8 @@ def test_automatic_sizes_stay_between_the_points_and_the_extent():
     assert found.counts[-1].mean() * 8 <= 50_000 < 8.5 * count_boxes(points, found.sizes[-1] / 2)
     whole = box_counting_dimension(np.arange(1000))
     assert whole.sizes.dtype == np.int64
-    assert whole.sizes.tolist() == [125, 63, 32, 16]  # at 8 a shifted grid has 126 boxes, of less than 8 cells
+    # at 8 a shifted grid has 126 boxes, of less than 8 cells
+    assert whole.sizes.tolist() == [125, 63, 32, 16]
 
 
 def test_two_heaps_of_points_end():

@@ -27,7 +27,8 @@ A227036 = [2, 4, 8, 16, 28, 48, 84, 144, 244, 416, 708, 1200, 2036]
 
 
 def fold(order):
-    """Fold a strip of 2**order segments: [(turn, level)] of its creases, read off a stack of layers.
+    """Fold a strip of 2**order segments: [(turn, level)] of its creases, read off a stack of
+    layers.
 
     A layer is its segments from left to right, and +1 or -1: which face of the paper looks up.
     """
@@ -37,8 +38,10 @@ def fold(order):
         left, right = [], []
         for segments, face in stack:
             half = len(segments) // 2
-            middle = max(segments[half - 1], segments[half])  # crease i is between segments i - 1 and i
-            crease[middle] = (face, level)  # the right half comes up: a left turn, seen from the face that looks up
+            # crease i is between segments i - 1 and i
+            middle = max(segments[half - 1], segments[half])
+            # the right half comes up: a left turn, seen from the face that looks up
+            crease[middle] = (face, level)
             left.append((segments[:half], face))
             right.append((segments[half:][::-1], -face))
         stack = left + right[::-1]  # the right half is turned over, and lies on top
@@ -46,7 +49,9 @@ def fold(order):
 
 
 def toeplitz(terms):
-    """A014577 as Toeplitz would write it: 1 and 0 in turn in every other place, and itself in the gaps."""
+    """A014577 as Toeplitz would write it: 1 and 0 in turn in every other place, and itself in the
+    gaps.
+    """
     sequence = np.full(terms, -1)
     gaps = np.arange(terms)
     while len(gaps):
@@ -121,7 +126,9 @@ def test_symmetries(i, k):
 def test_levels_partition_the_creases(n):
     level = fold_levels(torch.arange(1, n + 1))
     creases = [list(range(2**k, n + 1, 2 ** (k + 1))) for k in range(n.bit_length())]
-    assert [(level == k).nonzero().flatten().add(1).tolist() for k in range(n.bit_length())] == creases
+    assert [
+        (level == k).nonzero().flatten().add(1).tolist() for k in range(n.bit_length())
+    ] == creases
     assert sorted(sum(creases, [])) == list(range(1, n + 1))
 
 
@@ -143,7 +150,9 @@ def test_no_edge_is_walked_twice_and_no_vertex_met_three_times(order):
 
 @given(x=st.integers(0, 2**62 - 1))
 def test_points_anywhere_on_the_curve(x):
-    here, there, twice, more = (dragon_points(torch.tensor(s)).tolist() for s in (x, x + 1, 2 * x, 2 * x + 1))
+    here, there, twice, more = (
+        dragon_points(torch.tensor(s)).tolist() for s in (x, x + 1, 2 * x, 2 * x + 1)
+    )
     assert math.dist(here, there) == 1
     assert twice == [here[0] - here[1], here[0] + here[1]]  # P(2x) = (1 + i) P(x)
     assert math.dist(twice, more) == 1
@@ -170,7 +179,10 @@ def test_four_dragons_walk_every_edge_near_the_origin_once():
     assert set(count.values()) == {1}
     near = range(-15, 16)
     assert all(
-        frozenset(((a, b), (a + da, b + db))) in count for a in near for b in near for da, db in ((1, 0), (0, 1))
+        frozenset(((a, b), (a + da, b + db))) in count
+        for a in near
+        for b in near
+        for da, db in ((1, 0), (0, 1))
     )
 
 
@@ -240,9 +252,11 @@ def test_crease_zero_is_no_crease(function):
 
 
 @pytest.mark.parametrize(
-    "function", [unfolded_signs, dragon_curve, twin_points, dragon_cells, dragon_boundary], ids=lambda f: f.__name__
+    "function",
+    [unfolded_signs, dragon_curve, twin_points, dragon_cells, dragon_boundary],
+    ids=lambda f: f.__name__,
 )
 @pytest.mark.parametrize("order", [-1, 31])
 def test_bad_orders(function, order):
-    with pytest.raises(ValueError, match=rf"order must lie in \[0, 30\], got {order}"):
+    with pytest.raises(ValueError, match=rf"expected order from 0 to 30, got {order}"):
         function(order)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from fractal_lib.curves.grid import (
     flatten,
     grid_cells,
-    inverse_order,
+    inverse_permutation,
     morton_decode,
     morton_encode,
-    morton_order,
-    raster_order,
+    morton_permutation,
+    raster_permutation,
     unflatten,
 )
 
@@ -42,11 +42,13 @@ def test_morton_is_a_bijection(order):
 
 @pytest.mark.parametrize(("height", "width"), GRIDS)
 def test_orders_of_a_grid(height, width):
-    assert raster_order(height, width).tolist() == list(range(height * width))
-    order = morton_order(height, width)
+    assert raster_permutation(height, width).tolist() == list(range(height * width))
+    order = morton_permutation(height, width)
     cells = [divmod(k, width) for k in range(height * width)]
-    assert order.tolist() == [y * width + x for y, x in sorted(cells, key=lambda cell: by_bits(cell[1], cell[0]))]
-    assert inverse_order(order)[order].tolist() == list(range(height * width))
+    assert order.tolist() == [
+        y * width + x for y, x in sorted(cells, key=lambda cell: by_bits(cell[1], cell[0]))
+    ]
+    assert inverse_permutation(order)[order].tolist() == list(range(height * width))
     x, y = grid_cells(height, width)
     assert list(zip(y.tolist(), x.tolist(), strict=True)) == cells
 
@@ -74,7 +76,9 @@ def test_kinds_are_kept_and_shapes_broadcast():
 
 def test_bad_arguments():
     cell = torch.tensor([1])
-    with pytest.raises(TypeError, match="expected x as a tensor or numpy array of int64, got torch.int32"):
+    with pytest.raises(
+        TypeError, match="expected x as a tensor or numpy array of int64, got torch.int32"
+    ):
         morton_encode(cell.int(), cell)
     with pytest.raises(TypeError, match="expected d as a tensor or numpy array of int64, got int"):
         morton_decode(3)
@@ -82,9 +86,9 @@ def test_bad_arguments():
         morton_encode(cell, cell.numpy())
     with pytest.raises(ValueError, match=r"expected y in \[0, 2147483647\], got -1 to 1"):
         morton_encode(cell, torch.tensor([1, -1]))
-    with pytest.raises(ValueError, match="height and width"):
-        morton_order(0, 3)
+    with pytest.raises(ValueError, match="height from 1"):
+        morton_permutation(0, 3)
     with pytest.raises(ValueError, match="of 4 cells, got shape"):
         flatten(torch.zeros(2, 3), torch.arange(4))
-    with pytest.raises(ValueError, match="expected 4 values, got 3 and an order of 4"):
+    with pytest.raises(ValueError, match="expected 4 values, got 3 and a permutation of 4"):
         unflatten(torch.zeros(3), torch.arange(4), 2, 2)

@@ -1,4 +1,6 @@
-"""Julia sets against a loop over Python's own numbers, their definition, and a second way to the dimension."""
+"""Julia sets against a loop over Python's own numbers, their definition, and a second way to the
+dimension.
+"""
 
 import cmath
 import math
@@ -34,12 +36,14 @@ def survived(z, c, max_iter, radius=2.0):
 
 
 def plane(n, dtype=torch.complex128, reach=2.0):
-    axis = (2 * torch.arange(n, dtype=torch.float64) - (n - 1)) * (reach / (n - 1))  # mirrored to the last bit
+    # mirrored to the last bit
+    axis = (2 * torch.arange(n, dtype=torch.float64) - (n - 1)) * (reach / (n - 1))
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return torch.complex(x, y).to(dtype)
 
 
-# ---- escape time -----------------------------------------------------------------------------------
+# ---- escape time
+# -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("c", C)
@@ -115,14 +119,23 @@ def test_nothing_finite_gives_nan(points, c, rounds):
 
 def test_shapes_dtypes_and_kinds_are_kept():
     for dtype, wanted in [
-        (torch.complex64, torch.float32), (torch.complex128, torch.float64), (torch.float32, torch.float32),
-        (torch.float64, torch.float64), (torch.int64, torch.get_default_dtype()), (torch.float16, torch.float16),
-    ]:  # fmt: skip
+        (torch.complex64, torch.float32),
+        (torch.complex128, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+        (torch.int64, torch.get_default_dtype()),
+        (torch.float16, torch.float16),
+    ]:
         for shape in [(), (0,), (3,), (2, 1, 4)]:
             share = escape_time(torch.ones(shape, dtype=dtype), -1, 5)
             assert (share.dtype, share.shape) == (wanted, torch.Size(shape))
             assert (share == 1).all()
-    for dtype, wanted in [("complex64", "float32"), ("float64", "float64"), ("int32", "float64"), (">c16", "float64")]:
+    for dtype, wanted in [
+        ("complex64", "float32"),
+        ("float64", "float64"),
+        ("int32", "float64"),
+        (">c16", "float64"),
+    ]:
         share = escape_time(np.ones((2, 3), dtype=dtype)[:, ::-1], -1, 5)
         assert isinstance(share, np.ndarray)
         assert (share.dtype, share.shape) == (np.dtype(wanted), (2, 3))
@@ -169,7 +182,8 @@ def test_bad_points():
         escape_time(torch.zeros(1), 0, 1, radius=-1)
 
 
-# ---- the dust on the line --------------------------------------------------------------------------
+# ---- the dust on the line
+# --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("c", REAL_C)
@@ -180,7 +194,8 @@ def test_points_go_forward_level_by_level(c):
         assert len(points) == 2**level
         assert (points.diff() > 0).all() or c == -2
         assert points.min() == -top and points.max() == top
-        # f folds the level onto the one before, left half backwards: both halves hit every point once
+        # f folds the level onto the one before, left half backwards: both halves hit every point
+        # once
         image = points**2 + c
         tolerance = {"rtol": 0, "atol": 1e-14 * top * top}
         torch.testing.assert_close(image[2 ** (level - 1) :], before, **tolerance)
@@ -229,18 +244,24 @@ def test_the_set_is_in_its_bounds(c):
 
 def test_minus_two_is_the_whole_interval():
     for level in range(1, 12):
-        angle = torch.arange(2**level, dtype=torch.float64).add(1).div(2).floor() * math.pi / 2 ** (level - 1)
+        angle = (
+            torch.arange(2**level, dtype=torch.float64).add(1).div(2).floor()
+            * math.pi
+            / 2 ** (level - 1)
+        )
         torch.testing.assert_close(julia_points(-2, level), (-2 * angle.cos()), rtol=0, atol=1e-7)
 
 
-# ---- dimension -------------------------------------------------------------------------------------
+# ---- dimension
+# -------------------------------------------------------------------------------------
 
 
 def collocated(c, nodes=400):
     """The dimension another way: the s at which Ruelle's transfer operator has the eigenvalue 1.
 
-    (L g)(y) = (2x)^-s (g(x) + g(-x)), x = sqrt(y - c), acts on functions that are smooth on [-r, r]. Interpolate them
-    at Chebyshev nodes, drawn towards the ends by a tanh, since for c near -2 they steepen just outside.
+    (L g)(y) = (2x)^-s (g(x) + g(-x)), x = sqrt(y - c), acts on functions that are smooth on [-r,
+    r]. Interpolate them at Chebyshev nodes, drawn towards the ends by a tanh, since for c near -2
+    they steepen just outside.
     """
     top = escape_radius(c)
     draw = max(0.5 * math.log(2 * top / (-top - c)), 0.5)
@@ -266,7 +287,15 @@ def collocated(c, nodes=400):
 
 @pytest.mark.parametrize(
     ("c", "within"),
-    [(-2 - 1e-8, 4e-6), (-2.00001, 4e-6), (-2.001, 4e-6), (-2.1, 1e-9), (-2.5, 1e-12), (-3, 1e-12), (-50, 1e-12)],
+    [
+        (-2 - 1e-8, 4e-6),
+        (-2.00001, 4e-6),
+        (-2.001, 4e-6),
+        (-2.1, 1e-9),
+        (-2.5, 1e-12),
+        (-3, 1e-12),
+        (-50, 1e-12),
+    ],
 )
 def test_dimension_is_that_of_the_transfer_operator(c, within):
     assert julia_dimension(c) == pytest.approx(collocated(c, 400 if c > -2.05 else 120), abs=within)
@@ -282,7 +311,9 @@ def test_dimension_obeys_its_bounds_and_falls():
         if 2 * gap > 2:
             assert d <= math.log(2) / math.log(2 * gap)  # and at least 2 gap
         if -v > (5 + 2 * math.sqrt(6)) / 4:  # Falconer, Fractal Geometry (2003), p. 228
-            low, high = (2 * math.log(2) / math.log(4 * (-v + sign * math.sqrt(-2 * v))) for sign in (1, -1))
+            low, high = (
+                2 * math.log(2) / math.log(4 * (-v + sign * math.sqrt(-2 * v))) for sign in (1, -1)
+            )
             assert low <= d <= high
 
 
@@ -298,7 +329,11 @@ def test_bad_parameters():
         for c in (-1.9, 0, math.nan, -math.inf, -3 + 1j):
             with pytest.raises(ValueError, match="c must be a finite real number <= -2"):
                 call(c)
-    for call in (lambda n: julia_points(-3, n), lambda n: julia_intervals(-3, n), julia_itineraries):
+    for call in (
+        lambda n: julia_points(-3, n),
+        lambda n: julia_intervals(-3, n),
+        julia_itineraries,
+    ):
         for levels in (-1, 25):
             with pytest.raises(ValueError, match="levels must lie in"):
                 call(levels)

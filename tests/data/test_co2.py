@@ -14,7 +14,13 @@ def series():
 
 
 def test_it_is_weekly_with_59_gaps(series):
-    assert series.values.shape == series.observed.shape == series.dates.shape == series.t.shape == (2284,)
+    assert (
+        series.values.shape
+        == series.observed.shape
+        == series.dates.shape
+        == series.t.shape
+        == (2284,)
+    )
     assert (series.values.dtype, series.observed.dtype, series.t.dtype) == (float, bool, float)
     assert series.dates.dtype == "datetime64[D]"
     assert (np.diff(series.dates) == np.timedelta64(7, "D")).all()

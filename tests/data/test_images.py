@@ -15,9 +15,11 @@ def roughness(image):
 def test_the_slice_of_a_head():
     image = mri()
     assert image.shape == (256, 256) and image.dtype == np.float64
-    assert image.min() == 0 and image.max() == 215  # read in the wrong byte order it would be 256 times as much
+    # read in the wrong byte order it would be 256 times as much
+    assert image.min() == 0 and image.max() == 215
     assert (image == image.round()).all()
-    assert image[:8, :8].max() < 40 < image[100:150, 100:150].mean()  # air in the corner, a head in the middle
+    # air in the corner, a head in the middle
+    assert image[:8, :8].max() < 40 < image[100:150, 100:150].mean()
     assert roughness(image) < 0.2
 
 
@@ -35,14 +37,18 @@ def test_digits_are_digits():
     assert images.min() == 0 and images.max() == 16
     assert set(labels) == set(range(10))
     zero, one = (images[labels == k].mean(0) for k in (0, 1))
-    assert zero[3:5, 3:5].mean() < 2 < 10 < one[3:5, 3:5].mean()  # a hole in the middle of 0, ink in that of 1
+    # a hole in the middle of 0, ink in that of 1
+    assert zero[3:5, 3:5].mean() < 2 < 10 < one[3:5, 3:5].mean()
 
 
 @pytest.mark.parametrize(
     ("load", "module", "package"),
-    [(mri, "matplotlib.cbook", "matplotlib"), (elevation, "matplotlib.cbook", "matplotlib"),
-     (digits, "sklearn.datasets", "scikit-learn")],
-)  # fmt: skip
+    [
+        (mri, "matplotlib.cbook", "matplotlib"),
+        (elevation, "matplotlib.cbook", "matplotlib"),
+        (digits, "sklearn.datasets", "scikit-learn"),
+    ],
+)
 def test_without_its_package_it_says_what_to_install(load, module, package, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=f"pip install {package}"):

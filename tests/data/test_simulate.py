@@ -22,7 +22,11 @@ def test_ornstein_uhlenbeck_has_its_moments():
 
 
 def test_observations_carry_the_noise_asked_for():
-    for simulation in (ornstein_uhlenbeck(100, 200, 9.0, noise=0.3), lorenz(100, noise=0.3), lorenz(1, 300, noise=0.3)):
+    for simulation in (
+        ornstein_uhlenbeck(100, 200, 9.0, noise=0.3),
+        lorenz(100, noise=0.3),
+        lorenz(1, 300, noise=0.3),
+    ):
         error = simulation.observed - simulation.latent
         assert abs(error.std().item() / 0.3 - 1) < 4 / math.sqrt(2 * error.numel())
 
@@ -38,10 +42,19 @@ def test_lorenz_without_noise_in_the_path_follows_the_equations(batch, monkeypat
     got = lorenz(batch, 11, 0.5, noise=0, inner=4000, start=start)
     path = got.latent[-1] * got.sd + got.mean
     exact = solve_ivp(
-        lambda t, z: (10 * (z[1] - z[0]), 28 * z[0] - z[1] - z[0] * z[2], z[0] * z[1] - 8 / 3 * z[2]),
-        (0, 0.5), start.tolist(), t_eval=np.linspace(0, 0.5, 11), rtol=1e-10, atol=1e-10,
-    ).y.T  # fmt: skip
-    # Euler's error is proportional to its step: 1.25e-5 here; the path is of size 50 and bends at a rate of some 10^2
+        lambda t, z: (
+            10 * (z[1] - z[0]),
+            28 * z[0] - z[1] - z[0] * z[2],
+            z[0] * z[1] - 8 / 3 * z[2],
+        ),
+        (0, 0.5),
+        start.tolist(),
+        t_eval=np.linspace(0, 0.5, 11),
+        rtol=1e-10,
+        atol=1e-10,
+    ).y.T
+    # Euler's error is proportional to its step: 1.25e-5 here; the path is of size 50 and bends at a
+    # rate of some 10^2
     np.testing.assert_allclose(path.numpy(), exact, atol=0.1)
 
 
@@ -71,7 +84,9 @@ class Twice:
 
 def test_standardised_over_all_paths():
     for simulation in (lorenz(64), lorenz(1, 500, 12.0)):
-        torch.testing.assert_close(simulation.latent.mean((0, 1)), torch.zeros(3).double(), rtol=0, atol=1e-10)
+        torch.testing.assert_close(
+            simulation.latent.mean((0, 1)), torch.zeros(3).double(), rtol=0, atol=1e-10
+        )
         torch.testing.assert_close(simulation.latent.std((0, 1)), torch.ones(3).double())
 
 
@@ -87,9 +102,14 @@ def test_the_double_well_has_its_density():
 
 
 def test_seeds_decide():
-    for make in (lambda s: lorenz(2, seed=s), lambda s: ornstein_uhlenbeck(2, 9, 1.0, seed=s),
-                 lambda s: double_well(2, 9, 1.0, seed=s)):  # fmt: skip
-        assert torch.equal(make(3).observed, make(3).observed) and not torch.equal(make(3).latent, make(4).latent)
+    for make in (
+        lambda s: lorenz(2, seed=s),
+        lambda s: ornstein_uhlenbeck(2, 9, 1.0, seed=s),
+        lambda s: double_well(2, 9, 1.0, seed=s),
+    ):
+        assert torch.equal(make(3).observed, make(3).observed) and not torch.equal(
+            make(3).latent, make(4).latent
+        )
         assert make(3).latent.dtype == torch.float64 and make(3).times[-1] > 0
 
 
@@ -106,7 +126,8 @@ def test_the_long_series_is_on_the_attractor():
     simulation, observed = long_lorenz(n=4000)
     assert simulation.times[1] == pytest.approx(1 / 40) and observed.shape == (4000,)
     path = simulation.latent[0] * simulation.sd + simulation.mean
-    assert path[:, 2].min() > 0 and 20 < simulation.mean[2] < 28  # known: z is positive, about 23.5 in the mean
+    # known: z is positive, about 23.5 in the mean
+    assert path[:, 2].min() > 0 and 20 < simulation.mean[2] < 28
 
 
 @pytest.mark.parametrize("wrong", [dict(batch=0), dict(n=1), dict(end=0.0), dict(noise=-1.0)])

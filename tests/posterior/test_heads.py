@@ -16,6 +16,7 @@ from fractal_lib import (
     HilbertCurveAttention,
     JuliaAttention,
     MixtureAttention,
+    MultilevelAttention,
     PosteriorAffine,
     UltimateFractalPosteriorAffine,
     WindowAttention,
@@ -55,18 +56,21 @@ def inputs(n, batch=2, seed=0):
 
 def original(net, ctx, t):
     """The head of the paper's notebook, from the formula: softmax of -(l (ts - t))^2."""
-    rows = ctx[:, 1:]
-    l = rows.shape[1]
+    values = ctx[:, 1:]
+    l = values.shape[1]
     c = torch.softmax(-((l * (torch.linspace(0, 1, l, dtype=ctx.dtype) - t)) ** 2), -1)
-    m, log_s = net(torch.cat([ctx[:, 0] + (c[:, :, None] * rows).sum(1), t], 1)).chunk(2, 1)
+    m, log_s = net(torch.cat([ctx[:, 0] + (c[:, :, None] * values).sum(1), t], 1)).chunk(2, 1)
     return m, log_s.exp()
 
 
 @pytest.mark.parametrize("n", SIZES)
 def test_the_default_is_the_original_head_to_rounding(n):
     head, (ctx, t) = make_head("dense"), inputs(n)
-    # the original rounds ts and scales it by l: l eps in the distance, of slope at most 6 where the weight counts
-    torch.testing.assert_close(head(ctx, t), original(head.net, ctx, t), rtol=0, atol=1e-15 * (100 + 60 * n))
+    # the original rounds ts and scales it by l: l eps in the distance, of slope at most 6 where the
+    # weight counts
+    torch.testing.assert_close(
+        head(ctx, t), original(head.net, ctx, t), rtol=0, atol=1e-15 * (100 + 60 * n)
+    )
 
 
 def test_a_state_of_the_original_head_loads():
@@ -130,9 +134,12 @@ def test_jvp_is_double_backward_is_central_difference(name):
         torch.testing.assert_close(twice, slope, rtol=1e-9, atol=1e-9)
         h = 1e-6 / 99 * 50
         central = (head(ctx, t + h)[k] - head(ctx, t - h)[k]) / (2 * h)
-        # h^2 / 6 of the third derivative, 1e-16 / h of rounding; the window's jump of its tail over h
+        # h^2 / 6 of the third derivative, 1e-16 / h of rounding; the window's jump of its tail over
+        # h
         atol = 2e-3 if name == "window" else 1e-6
-        torch.testing.assert_close(central / slope.abs().max(), slope / slope.abs().max(), rtol=0, atol=atol)
+        torch.testing.assert_close(
+            central / slope.abs().max(), slope / slope.abs().max(), rtol=0, atol=atol
+        )
         assert value.shape == slope.shape == (8, Z)
 
 
@@ -189,22 +196,33 @@ for head in (PosteriorAffine(2, 8), UltimateFractalPosteriorAffine(2, 8)):
 
 
 def test_inductor_in_a_process_of_its_own():
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", INDUCTOR], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", INDUCTOR],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_combined_head_uses_all_three_patterns_by_one_gather(monkeypatch):
     head, (ctx, t) = make_head("combined"), inputs(300)
     parts = head.attention.attentions
-    assert [type(part) for part in parts] == [FractalAttention, HilbertCurveAttention, DragonCurveAttention]
+    assert [type(part) for part in parts] == [
+        FractalAttention,
+        HilbertCurveAttention,
+        DragonCurveAttention,
+    ]
     share = head.fractal_weights.softmax(0)
     expected = sum(a * part(ctx[:, 1:], t) for a, part in zip(share, parts, strict=True))
     torch.testing.assert_close(head.attention(ctx[:, 1:], t), expected, rtol=0, atol=1e-13)
     gathers = []
-    monkeypatch.setattr(MixtureAttention, "read", lambda self, *a: gathers.append(a[1].index.shape) or read(*a))
+    monkeypatch.setattr(
+        MixtureAttention, "read", lambda self, *a: gathers.append(a[1].indices.shape) or read(*a)
+    )
     head(ctx, t)
     # and the header, which is one more read
-    assert gathers == [(2, 1, 1 + sum(part.reads(t, 300).index.shape[-1] for part in parts))]
+    assert gathers == [(2, 1, 1 + sum(part.reads(t, 300).indices.shape[-1] for part in parts))]
     for k in range(3):  # each share moves the result
         (grad,) = torch.autograd.grad(head(ctx, t)[0].square().sum(), head.fractal_weights)
         assert grad[k] != 0
@@ -213,7 +231,7 @@ def test_the_combined_head_uses_all_three_patterns_by_one_gather(monkeypatch):
 @pytest.mark.parametrize("seed", range(3))
 @given(n=st.integers(1, 400), t=st.floats(0, 1))
 def test_the_combined_reads_are_an_average(seed, n, t):
-    weight = make_head("combined", seed).attention.reads(torch.tensor([[t]]).double(), n).weight
+    weight = make_head("combined", seed).attention.reads(torch.tensor([[t]]).double(), n).weights
     assert (weight > -1e-15).all()
     torch.testing.assert_close(weight.sum(), torch.ones(()).double(), rtol=0, atol=1e-12)
 
@@ -221,7 +239,8 @@ def test_the_combined_reads_are_an_average(seed, n, t):
 @pytest.mark.parametrize("n", [2, 64, 100])
 def test_the_combined_head_is_twice_continuously_differentiable(n):
     head, (ctx, _) = make_head("combined"), inputs(n, batch=1)
-    x = torch.arange(1, 2 * (n - 1), dtype=torch.float64) / 2  # where a row of any pattern enters or leaves
+    # where a row of any pattern enters or leaves
+    x = torch.arange(1, 2 * (n - 1), dtype=torch.float64) / 2
     ctx = ctx.expand(len(x), -1, -1)
 
     def derivatives(x):
@@ -272,19 +291,25 @@ def test_bad_arguments():
         PosteriorAffine(2, 4, attention="dense")
     with pytest.raises(TypeError, match="one or more"):
         MixtureAttention()
-    with pytest.raises(ValueError, match="order=0"):
-        MixtureAttention(FractalAttention(kernel=WindowAttention().kernel, order=1), WindowAttention())
+    with pytest.raises(ValueError, match="expansion=0"):
+        MixtureAttention(
+            MultilevelAttention(WindowAttention().kernel, expansion=1), WindowAttention()
+        )
 
 
 def test_a_mixture_of_pooled_and_plain_reads_shares_one_pyramid():
-    mixture = MixtureAttention(FractalAttention(source="pyramid"), WindowAttention(), DenseAttention()).double()
+    mixture = MixtureAttention(
+        FractalAttention(source="pyramid"), WindowAttention(), DenseAttention()
+    ).double()
     (ctx, t), part = inputs(57), mixture.attentions
     expected = sum(a(ctx, t) for a in part) / 3
     torch.testing.assert_close(mixture(ctx, t), expected, rtol=0, atol=1e-13)
 
 
 class Matching(nn.Module):
-    """The training loop of the public SDE Matching notebook, as it calls a head; the model around it is tiny."""
+    """The training loop of the public SDE Matching notebook, as it calls a head; the model around
+    it is tiny.
+    """
 
     def __init__(self, head):
         super().__init__()
@@ -296,8 +321,8 @@ class Matching(nn.Module):
 
     def forward(self, xs, ts):
         normal = torch.distributions.Normal
-        rows, last = self.encoder(xs)
-        ctx = torch.cat([last[0, :, None], rows], 1)
+        values, last = self.encoder(xs)
+        ctx = torch.cat([last[0, :, None], values], 1)
         m, s = self.q_affine(ctx, torch.zeros(len(xs), 1))
         start = normal(self.prior_init[0], self.prior_init[1].exp())
         loss = torch.distributions.kl_divergence(normal(m, s), start).sum(1)
@@ -310,7 +335,9 @@ class Matching(nn.Module):
         pick = torch.randint(xs.shape[1], (len(xs),))
         m, s = self.q_affine(ctx, ts[torch.arange(len(xs)), pick])
         x = xs[torch.arange(len(xs)), pick]
-        return (loss - normal(self.observe(m + s * torch.randn_like(m)), 0.1).log_prob(x).sum(1)).mean()
+        return (
+            loss - normal(self.observe(m + s * torch.randn_like(m)), 0.1).log_prob(x).sum(1)
+        ).mean()
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fractal_lib.attention.cells import all_levels
-from fractal_lib.curves.cantor import bspline_weights
-from fractal_lib.posterior import Clock, DataPyramid, LadderPosterior, Observations
+from fractal_lib.attention.tree import all_levels
+from fractal_lib.curves.splines import bspline_weights
+from fractal_lib.posterior import DataPyramid, LadderPosterior, Observations, TimeEmbedding
 
 SIZES = [1, 2, 3, 63, 64, 65, 100, 2000]
 
@@ -17,7 +17,7 @@ def make(n, size=3, channels=2, gaps=0.0, seed=0):
     values = torch.randn(size, n, channels, generator=generator, dtype=torch.float64)
     observed = torch.rand(size, n, generator=generator) >= gaps
     observed[:, 0] = True
-    return Observations(values, observed)
+    return Observations(values, observed if gaps else None)
 
 
 def spline(u):
@@ -26,7 +26,9 @@ def spline(u):
 
 
 def slowly(data, series, x):
-    """Value of every level at position x, from the definition, by plain loops; and the share observed."""
+    """Value of every level at position x, from the definition, by plain loops; and the share
+    observed.
+    """
     values = data.values[series]
     there = torch.ones(data.n, dtype=torch.bool) if data.observed is None else data.observed[series]
     found, above = [], None
@@ -58,8 +60,12 @@ def test_values_are_those_of_the_definition(n, gaps):
     features = pyramid.read(series, t).value.unflatten(-1, (-1, per_level))
     for b in range(2):
         for q in range(3):
-            for k, (value, share) in enumerate(slowly(data, int(series[b]), float(t[b, q]) * (n - 1))):
-                torch.testing.assert_close(features[b, q, k, : data.channels], value, rtol=0, atol=1e-12)
+            for k, (value, share) in enumerate(
+                slowly(data, int(series[b]), float(t[b, q]) * (n - 1))
+            ):
+                torch.testing.assert_close(
+                    features[b, q, k, : data.channels], value, rtol=0, atol=1e-12
+                )
                 if data.observed is not None:
                     assert abs(features[b, q, k, -1].item() - share) < 1e-12
 
@@ -73,8 +79,11 @@ def test_slopes_are_the_derivatives(n, gaps):
     value, slope = pyramid.read(series, t)
     below, above = pyramid.read(series, t - step).value, pyramid.read(series, t + step).value
     numeric = (above - below) / (2 * step)
-    # rounding 1e-16 / step, curvature of at most the third derivative n^3 times step^2; relative to the largest
-    torch.testing.assert_close(slope, numeric, rtol=1e-6, atol=1e-6 * (1 + slope.abs().max().item()))
+    # rounding 1e-16 / step, curvature of at most the third derivative n^3 times step^2; relative to
+    # the largest
+    torch.testing.assert_close(
+        slope, numeric, rtol=1e-6, atol=1e-6 * (1 + slope.abs().max().item())
+    )
     assert value.isfinite().all()
     # the second half of each level is the slope in units of the cell's width
     per_level = 2 * data.channels + (data.observed is not None)
@@ -82,15 +91,24 @@ def test_slopes_are_the_derivatives(n, gaps):
     width = 2.0 ** torch.arange(levels.shape[2], dtype=torch.float64).unsqueeze(-1)
     told = value.unflatten(-1, (-1, per_level))[..., data.channels : 2 * data.channels]
     if n > 1:
-        torch.testing.assert_close(told, levels[..., : data.channels] * width / (n - 1), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            told, levels[..., : data.channels] * width / (n - 1), rtol=1e-9, atol=1e-9
+        )
 
 
-@given(n=st.sampled_from([3, 64, 100]), row=st.integers(0, 198), gaps=st.booleans(), seed=st.integers(0, 9))
+@given(
+    n=st.sampled_from([3, 64, 100]),
+    row=st.integers(0, 198),
+    gaps=st.booleans(),
+    seed=st.integers(0, 9),
+)
 def test_no_jump_in_value_or_slope_at_half_positions(n, row, gaps, seed):
     data = make(n, gaps=0.7 * gaps, seed=seed)
     pyramid, series = DataPyramid(data), torch.arange(3)
     x = (row % (2 * n - 2)) / 2  # cells come in and leave at multiples of a half
-    t = torch.tensor([[x - 1e-9, x + 1e-9]], dtype=torch.float64).clamp(0, n - 1).expand(3, -1) / (n - 1)
+    t = torch.tensor([[x - 1e-9, x + 1e-9]], dtype=torch.float64).clamp(0, n - 1).expand(3, -1) / (
+        n - 1
+    )
     for part in pyramid.read(series, t):
         scale = 1 + part.abs().max().item()
         assert (part[:, 0] - part[:, 1]).abs().max() < 1e-6 * scale
@@ -98,11 +116,11 @@ def test_no_jump_in_value_or_slope_at_half_positions(n, row, gaps, seed):
 
 def test_every_row_is_reached_and_no_other_series():
     data = make(100, gaps=0.3)
-    rows = data.values.clone().requires_grad_()
-    again = Observations(rows, data.observed)
+    values = data.values.clone().requires_grad_()
+    again = Observations(values, data.observed)
     DataPyramid(again).read(torch.tensor([1]), torch.tensor([[0.4]])).value.sum().backward()
-    assert (rows.grad[1][data.observed[1]] != 0).any(1).all()
-    assert (rows.grad[0] == 0).all() and (rows.grad[1][~data.observed[1]] == 0).all()
+    assert (values.grad[1][data.observed[1]] != 0).any(1).all()
+    assert (values.grad[0] == 0).all() and (values.grad[1][~data.observed[1]] == 0).all()
 
 
 def test_a_long_gap_is_filled_smoothly():
@@ -129,14 +147,16 @@ def posterior(data, **kwargs):
 @pytest.mark.parametrize("n", SIZES)
 def test_paths_have_true_derivatives(n, gaps):
     data = make(n, gaps=gaps)
-    model = posterior(data, clock=Clock([0.1], harmonics=2))
-    context, series, step = model.prepare(data), torch.tensor([2, 0]), 1e-7
+    model = posterior(data, time_embedding=TimeEmbedding([0.1], harmonics=2))
+    prepared, series, step = model.prepare(data), torch.tensor([2, 0]), 1e-7
     t = torch.rand(2, 9, dtype=torch.float64) * 0.98 + 0.01
-    paths, below, above = (model(context, series, at) for at in (t, t - step, t + step))
-    for value, slope in (("m", "dm"), ("s", "ds")):
+    marginals, below, above = (model(prepared, series, at) for at in (t, t - step, t + step))
+    for value, slope in (("mean", "mean_dt"), ("std", "std_dt")):
         numeric = (getattr(above, value) - getattr(below, value)) / (2 * step)
-        got = getattr(paths, slope)
-        torch.testing.assert_close(got, numeric, rtol=1e-4, atol=1e-5 * (1 + got.abs().max().item()))
+        got = getattr(marginals, slope)
+        torch.testing.assert_close(
+            got, numeric, rtol=1e-4, atol=1e-5 * (1 + got.abs().max().item())
+        )
 
 
 @given(n=st.sampled_from(SIZES), gaps=st.booleans(), single=st.booleans())
@@ -148,18 +168,18 @@ def test_a_series_does_not_depend_on_its_batch(n, gaps, single):
     t = torch.rand(3, 4, dtype=torch.float64)
     together = model(model.prepare(data), torch.arange(3), t)
     part = torch.tensor([1])
-    if data.observed is not None and bool(data.observed[1].all()):
-        return  # alone it has no gaps, and another posterior
-    alone = model(model.prepare(data.take(part)), torch.tensor([0]), t[1:2])
+    alone = model(model.prepare(data[part]), torch.tensor([0]), t[1:2])
     tolerance = 1e-5 if single else 1e-12
     for a, b in zip(together, alone, strict=True):
-        torch.testing.assert_close(a[1:2], b, rtol=tolerance, atol=tolerance * (1 + b.abs().max().item()))
+        torch.testing.assert_close(
+            a[1:2], b, rtol=tolerance, atol=tolerance * (1 + b.abs().max().item())
+        )
 
 
 def test_fewer_levels_read_less():
     data = make(100)
-    assert posterior(data, levels=3).size == 3 * 4 and posterior(data).size == 8 * 4
-    assert posterior(data, levels=50).size == posterior(data).size
+    assert posterior(data, levels=3).in_features == 3 * 4 and posterior(data).in_features == 8 * 4
+    assert posterior(data, levels=50).in_features == posterior(data).in_features
 
 
 def test_spline_derivatives_are_autograds():
@@ -168,8 +188,10 @@ def test_spline_derivatives_are_autograds():
         weights = bspline_weights(f, order)
         for column in range(4):
             (slope,) = torch.autograd.grad(weights[:, column].sum(), f, retain_graph=True)
-            torch.testing.assert_close(slope, bspline_weights(f, order + 1)[:, column], rtol=0, atol=1e-13)
-    with pytest.raises(ValueError, match="order"):
+            torch.testing.assert_close(
+                slope, bspline_weights(f, order + 1)[:, column], rtol=0, atol=1e-13
+            )
+    with pytest.raises(ValueError, match="0, 1 or 2"):
         bspline_weights(f, 3)
 
 
@@ -178,7 +200,26 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="levels"):
         DataPyramid(data, levels=0)
     model = posterior(data)
-    with pytest.raises(ValueError, match="numbers at a time"):
-        model.prepare(make(20, gaps=0.5))
+    with pytest.raises(ValueError, match="series of n = 20, the data have n = 21"):
+        model.prepare(make(21))
+    with pytest.raises(ValueError, match="channels = 2, the data have channels = 3"):
+        model.prepare(make(20, channels=3))
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         model(model.prepare(data), torch.tensor([0]), torch.tensor([[1.5]]))
+
+
+@pytest.mark.parametrize("trained_with_gaps", [False, True])
+def test_gaps_and_complete_series_are_read_by_one_model(trained_with_gaps):
+    """What a model reads does not depend on whether a mask happens to be all True."""
+    complete, gappy = make(64), make(64, gaps=0.4)
+    masked = Observations(complete.values, torch.ones(3, 64, dtype=torch.bool))
+    model = posterior(gappy if trained_with_gaps else complete)
+    series, t = torch.arange(3), torch.rand(3, 5, dtype=torch.float64)
+    assert all(part.isfinite().all() for part in model(model.prepare(gappy), series, t))
+    for one, other in zip(
+        model(model.prepare(complete), series, t),
+        model(model.prepare(masked), series, t),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert posterior(masked).gaps  # a mask was given: gaps are expected, even if there are none

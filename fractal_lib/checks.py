@@ -1,0 +1,158 @@
+"""The doors: what users bring, turned into tensors, or refused in one sentence with expected and
+got.
+"""
+
+import importlib
+import operator
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["as_float", "as_int", "as_mask", "as_tensor", "optional", "require"]
+
+
+def require(
+    holds: Callable[[], Tensor], message: str, details: Callable[[], object] | None = None
+) -> None:
+    """Raise ValueError unless ``holds()`` is true, where its value can be known.
+
+    Compiled graphs, vmap and the meta device have no concrete values to look at; they skip the
+    check. An error inside ``holds`` itself is passed on.
+
+    >>> require(lambda: torch.tensor(False), "expected {}", lambda: "better")
+    Traceback (most recent call last):
+    ...
+    ValueError: expected better
+    """
+    if torch.compiler.is_compiling():
+        return
+    result = holds()
+    if result.device.type == "meta":
+        return
+    try:
+        true = bool(result)
+    except RuntimeError as error:
+        if "vmap" in str(error):  # data-dependent control flow
+            return
+        raise
+    if not true:
+        raise ValueError(message.format(details()) if details else message)
+
+
+def as_tensor(value: object, name: str) -> Tensor:
+    """A tensor, or what numpy makes an array of numbers or flags of: arrays, lists, pandas,
+    numbers.
+
+    Tensors pass as they are. Arrays keep their dtype and share their memory where that is safe;
+    Python's own floats get torch's default dtype, as by `torch.tensor`.
+
+    Raises:
+        TypeError: for anything else.
+
+    >>> as_tensor([0.5, 1], "t").dtype, as_tensor(np.ones(2), "t").dtype
+    (torch.float32, torch.float64)
+    """
+    if isinstance(value, Tensor):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # a ragged list
+        raise TypeError(f"{name} must be a tensor or an array, got a ragged list") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name} must be a tensor or an array of numbers, got {type(value).__name__} "
+            f"of {array.dtype}"
+        )
+    if array.dtype.kind == "f" and not hasattr(value, "dtype") and not hasattr(value, "dtypes"):
+        array = array.astype(str(torch.get_default_dtype()).removeprefix("torch."))
+    if array.dtype.kind == "f":  # an array of another byte order, or long double
+        array = array.astype(f"f{min(array.dtype.itemsize, 8)}", copy=False)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def as_float(value: object, name: str) -> Tensor:
+    """As `as_tensor`, and floating point; whole numbers from Python are unambiguous, integer
+    tensors not.
+
+    Raises:
+        TypeError: for an integer, bool or complex tensor or array.
+
+    >>> as_float(1, "t")
+    tensor(1.)
+    """
+    plain = not hasattr(value, "dtype") and not hasattr(value, "dtypes")
+    tensor = as_tensor(value, name)
+    if plain and tensor.dtype == torch.int64:
+        return tensor.to(torch.get_default_dtype())
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+    return tensor
+
+
+def as_mask(value: object, name: str = "observed", device: torch.device | None = None) -> Tensor:
+    """As `as_tensor`, of bool, on the device.
+
+    Raises:
+        TypeError: for another dtype.
+
+    >>> as_mask([True, False])
+    tensor([ True, False])
+    """
+    tensor = as_tensor(value, name)
+    if tensor.dtype != torch.bool:
+        raise TypeError(f"{name} must be bool, got {tensor.dtype}")
+    return tensor if device is None else tensor.to(device)
+
+
+def as_int(value: object, name: str, least: int | None = None, most: int | None = None) -> int:
+    """An int from whatever counts as one (numpy's integers too), within bounds.
+
+    Raises:
+        TypeError: for anything that is not a whole number. ValueError: for one out of bounds.
+
+    >>> as_int(np.int64(3), "order", least=1)
+    3
+    """
+    if not isinstance(value, int):
+        try:
+            value = operator.index(value)
+        except TypeError:
+            got = type(value).__name__
+            raise TypeError(f"expected {name} as a whole number, got {got} {value!r}") from None
+    if (least is not None and value < least) or (most is not None and value > most):
+        bounds = (
+            f"from {least} to {most}"
+            if least is not None and most is not None
+            else f"of at least {least}"
+            if least is not None
+            else f"of at most {most}"
+        )
+        raise ValueError(f"expected {name} {bounds}, got {value}")
+    return value
+
+
+def optional(module: str, what: str) -> ModuleType:
+    """A module that `pip install fractal-lib` does not bring, or one sentence that says how to get
+    it.
+
+    Args:
+        module: its full name.
+        what: who asks, as it starts the sentence.
+
+    Raises:
+        ImportError: if it is not installed.
+
+    >>> optional("no_such_module", "fit()")
+    Traceback (most recent call last):
+    ...
+    ImportError: fit() needs no_such_module: pip install "fractal-lib[all]"
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        root = module.partition(".")[0]
+        package = {"sklearn": "scikit-learn", "PIL": "pillow"}.get(root, root)
+        raise ImportError(f'{what} needs {package}: pip install "fractal-lib[all]"') from error
