@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fractal_lib.checks import as_int, optional
-from fractal_lib.inference.series import as_array, as_positive
+from fractal_lib.checks import as_int, as_positive, optional
+from fractal_lib.inference.series import as_array
 
 __all__ = ["Simulation", "bursts", "double_well", "long_lorenz", "lorenz", "ornstein_uhlenbeck"]
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from fractal_lib.checks import as_int
+from fractal_lib.checks import as_int, as_positive
 from fractal_lib.inference.gaussian import push_forward, update
-from fractal_lib.inference.series import as_array, as_covariance, as_positive, as_series
+from fractal_lib.inference.series import as_array, as_covariance, as_series
 
 __all__ = ["gaussian_smoother", "lorenz_moments"]
 

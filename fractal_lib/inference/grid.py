@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from fractal_lib.checks import as_positive
 from fractal_lib.inference.linear import Smoothed
-from fractal_lib.inference.series import as_array, as_positive, as_series
+from fractal_lib.inference.series import as_array, as_series
 
 __all__ = ["grid_smoother"]
 

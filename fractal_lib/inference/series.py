@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fractal_lib.checks import as_mask
 
-__all__ = ["as_array", "as_covariance", "as_flags", "as_positive", "as_series"]
+__all__ = ["as_array", "as_covariance", "as_flags", "as_series"]
 
 
 def as_array(value: Any, name: str) -> np.ndarray:
@@ -40,21 +40,6 @@ def as_flags(value: Any, name: str = "observed") -> np.ndarray:
     [True, False]
     """
     return as_mask(value, name).cpu().numpy()
-
-
-def as_positive(value: Any, name: str) -> float:
-    """A positive, finite number. Raises: TypeError for what is no single number, else ValueError.
-
-    >>> as_positive(np.float32(0.5), "dt")
-    0.5
-    """
-    array = as_array(value, name)
-    if array.size != 1:
-        raise TypeError(f"expected {name} as one number, got an array {array.shape}")
-    number = float(array.reshape(()))
-    if not 0 < number < np.inf:
-        raise ValueError(f"expected {name} as a positive, finite number, got {number}")
-    return number
 
 
 def as_covariance(value: Any, name: str, size: int) -> np.ndarray:
