@@ -67,6 +67,10 @@ class LatentSDE(nn.Module):
     torch.Size([3])
     """
 
+    prior: Any  # a module, perhaps the user's own
+    likelihood: Any
+    posterior: Posterior
+
     def __init__(
         self,
         prior: nn.Module,
@@ -129,12 +133,13 @@ class LatentSDE(nn.Module):
         q = self.posterior(prepared, series, torch.cat([zero, at_drift, at_row], 1))  # (B, 1 + 2 Q)
         noise = torch.randn(q.mean.shape, generator=generator, device=device, dtype=q.mean.dtype)
         first, middle, last = slice(0, 1), slice(1, 1 + num_times), slice(1 + num_times, None)
+        kl_initial = self._kl(q.mean[:, first], q.std[:, first])  # first: it compares the sizes
         z = q.mean[:, last] + q.std[:, last] * noise[:, last]
         log_prob = self.likelihood.log_prob(x.to(z), z).mean(1)  # (B,)
         within = Marginals(*(part[:, middle] for part in q))
         mismatch = self._mismatch(within, noise[:, middle], at_drift, data.duration).mean(1)
         return ElboTerms(
-            self._kl(q.mean[:, first], q.std[:, first]),
+            kl_initial,
             data.duration * mismatch,
             -(data.counts[series].to(z) if self.scaled else 1) * log_prob,
         )
@@ -162,7 +167,7 @@ class LatentSDE(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The posterior's drift f at z = mean + std eps; g^2; z: (B, Q, Z) each."""
         z = q.mean + q.std * eps
-        g2, gradient = torch.func.vjp(lambda z: self.prior.diffusion(z, t) ** 2, z)
+        g2, gradient, *_ = torch.func.vjp(lambda z: self.prior.diffusion(z, t) ** 2, z)
         # g_i depends on z_i alone: this is the derivative of each by its own
         (dg2,) = gradient(torch.ones_like(z))
         along = (q.mean_dt + q.std_dt * eps) / duration

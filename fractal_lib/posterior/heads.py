@@ -101,7 +101,7 @@ class PosteriorAffine(nn.Module):
     def get_marginals(self, ctx: Any, t: Any) -> Marginals:
         """Mean, std and their derivatives at many times of each context, t (B, Q), by one read."""
         ctx, t = self._inputs(ctx, t)
-        u, du = torch.func.jvp(lambda s: self._read(ctx, s), (t,), (torch.ones_like(t),))
+        u, du, *_ = torch.func.jvp(lambda s: self._read(ctx, s), (t,), (torch.ones_like(t),))
         time = t.to(u.dtype).unsqueeze(-1)
         # (B, Q, H + 1)
         x, dx = torch.cat([u, time], -1), torch.cat([du, torch.ones_like(time)], -1)
@@ -194,6 +194,7 @@ class UltimateFractalPosteriorAffine(PosteriorAffine):
     @property
     def fractal_weights(self) -> nn.Parameter:
         """Logits of the weights of the three patterns."""
+        assert isinstance(self.attention, MixtureAttention)
         return self.attention.logits
 
 
@@ -214,9 +215,11 @@ class AffineNet(nn.Sequential):
 
     @torch.no_grad()
     def _start(self) -> None:
-        half = self[-1].out_features // 2
-        self[-1].weight[half:] = 0
-        self[-1].bias[half:] = self.init_logstd
+        last = self[-1]
+        assert isinstance(last, nn.Linear)
+        half = last.out_features // 2
+        last.weight[half:] = 0
+        last.bias[half:] = self.init_logstd
 
 
 def affine_net(

@@ -155,7 +155,7 @@ class KnownPrior(nn.Module):
         self.drift(z, t)
         g = self.diffusion(z, t).detach()
         if not bool((g.isfinite() & (g != 0)).all()):
-            raise ValueError(f"expected the diffusion finite and not 0, got {g.tolist()} at {z}")
+            raise ValueError(f"expected the diffusion finite and not 0, got {g.tolist()}")
         jacobian = torch.func.jacrev(lambda z: self.diffusion(z, t[0]))(z[0])
         if bool((jacobian - torch.diag(jacobian.diagonal())).any()):
             raise ValueError(
