@@ -9,6 +9,7 @@ import torch
 
 from fractal_lib.inference import gaussian_smoother, grid_smoother, kalman_smoother, scores
 from fractal_lib.inference.gaussian import push_forward, update
+from fractal_lib.inference.grid import _log_product
 
 KEPT, STD, NOISE = math.exp(-2.0), 0.8, 0.1
 VALUES = np.random.default_rng(0).standard_normal((2, 9, 1)) * STD
@@ -182,3 +183,15 @@ def test_the_update_is_conditioning():
     none = update(m[None], p, x, np.array([False]), c, r)
     assert np.array_equal(none.mean[0], m) and none.log_density[0] == 0
     assert none.cov[0] == pytest.approx(p, abs=1e-14)
+
+
+def test_products_of_logs_lose_nothing_however_far_apart():
+    generator = np.random.default_rng(2)
+    left, right = -1e4 * generator.random((3, 70)), -1e4 * generator.random((70, 50))
+    left[:, ::7], right[:, 3] = -np.inf, -np.inf  # a state never reached
+    with np.errstate(divide="ignore"):
+        exact = np.logaddexp.reduce(left[:, :, None] + right, axis=1)
+        got = _log_product(left, right)
+    assert np.isneginf(got[:, 3]).all()
+    rest = np.arange(50) != 3
+    assert got[:, rest] == pytest.approx(exact[:, rest], rel=1e-13)
