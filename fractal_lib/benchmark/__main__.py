@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from fractal_lib.benchmark import CASES, Case
 from fractal_lib.benchmark.compare import compare, read_record
 from fractal_lib.benchmark.machine import check_device, describe
-from fractal_lib.benchmark.record import add_to, check_writable, names, record
+from fractal_lib.benchmark.record import add_to, check_same_settings, check_writable, names, record
 from fractal_lib.posterior.training import Diverged
 
 PROGRAM = "python -m fractal_lib.benchmark"
@@ -68,6 +68,8 @@ def _listed() -> list[str]:
 
 
 def _run(parser: Parser, name: str | None, rest: list[str]) -> None:
+    if name is None and {"-h", "--help"} & set(rest):
+        parser.exit(0, f"run CASE [--setting value ...] [--json FILE]: {', '.join(CASES)}\n")
     if name not in CASES:
         got = f"got {name!r}" if name else "got none"
         parser.error(f"expected a case, one of {', '.join(CASES)}; {got}")
@@ -91,11 +93,13 @@ def _run(parser: Parser, name: str | None, rest: list[str]) -> None:
         old = None
         if file:
             check_writable(file)
-            old = read_record(str(file)) if add and file.exists() else None
+        if file and add and file.exists():
+            old = read_record(str(file))
+            check_same_settings(old, {k: v for k, v in settings.items() if k != "progress"})
         machine = describe(device, settings.get("threads", 1), case.packages)
         for payload in case.payloads(**settings):
             record(add_to(old, payload) if old else payload, file, machine)
-    except (ValueError, TypeError, MemoryError, ImportError, Diverged) as error:
+    except (ValueError, MemoryError, ImportError, Diverged) as error:
         options.error(str(error))
     if file:
         print(f"written to {file}")
@@ -119,7 +123,7 @@ def options_of(case: Case) -> Parser:
             dest=name,
             default=default,
             required=required,
-            help=f"{told.get(name, '')} ({shown})".strip().replace("%", "%%"),
+            help=f"{told.get(name, '')}{_known(case, name)} ({shown})".strip().replace("%", "%%"),
             **_kind(kind, case.choices.get(name)),
         )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record there")
@@ -144,6 +148,10 @@ def _kind(kind: Any, choices: Sequence[str] | None) -> dict[str, Any]:
         several = {"nargs": "+"}
     limited = {"choices": list(choices), "metavar": "NAME"} if choices else {}
     return {"type": kind} | several | limited
+
+
+def _known(case: Case, name: str) -> str:
+    return f": {', '.join(case.choices[name])}" if name in case.choices else ""
 
 
 def _shown(default: Any) -> str:

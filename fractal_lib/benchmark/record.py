@@ -8,7 +8,17 @@ from pathlib import Path
 
 from fractal_lib.benchmark.machine import describe, load_average
 
-__all__ = ["IDENTITY", "add_to", "check_writable", "identity", "load", "names", "record", "rows"]
+__all__ = [
+    "IDENTITY",
+    "add_to",
+    "check_same_settings",
+    "check_writable",
+    "identity",
+    "load",
+    "names",
+    "record",
+    "rows",
+]
 
 RESULTS = files("fractal_lib.benchmark") / "results"
 
@@ -73,30 +83,42 @@ def identity(row: dict) -> dict:
     return {key: row[key] for key in IDENTITY if key in row}
 
 
+WHICH = {"sizes", "only", "names"}
+"""Settings that say which rows are made, and not how."""
+
+
+def check_same_settings(old: dict, settings: dict) -> None:
+    """Raise ValueError if rows of a run with these settings do not belong with those of a record;
+    to be asked before the run.
+
+    >>> check_same_settings({"n": 10, "runs": []}, {"n": 20})
+    Traceback (most recent call last):
+    ...
+    ValueError: the record to add to was made with n = 10, this run has n = 20
+    """
+    if "rows" not in old and "runs" not in old:
+        raise ValueError("the record to add to has neither rows nor runs")
+    known = old | old.get("settings", {})
+    for name in settings.keys() & known.keys() - WHICH:
+        was, now = (list(v) if isinstance(v, tuple) else v for v in (known[name], settings[name]))
+        if was != now:
+            raise ValueError(
+                f"the record to add to was made with {name} = {was}, this run has {name} = {now}"
+            )
+
+
 def add_to(old: dict, payload: dict) -> dict:
     """The payload, with the rows of an older record that it did not make anew; each of those says
     when and where it was made.
 
-    Raises:
-        ValueError: if the two were made with other settings, or one has no rows to add to.
-
     >>> old = {"date": "then", "device": "CPU", "rows": [{"n": 1, "s": 1}, {"n": 2, "s": 1}]}
     >>> add_to(old, {"rows": [{"n": 2, "s": 5}]})["rows"]
-    [{'n': 1, 's': 1, 'date': 'then', 'device': 'CPU'}, {'n': 2, 's': 5}]
+    [{'date': 'then', 'device': 'CPU', 'n': 1, 's': 1}, {'n': 2, 's': 5}]
     """
-    key = "rows" if "rows" in payload else "runs"
-    if key not in payload or key not in old:
-        raise ValueError(f"there are no {key} to add to")
-    for name in payload.keys() & old.keys() - {key, "settings", "versions", "slopes"}:
-        if payload[name] != old[name]:
-            raise ValueError(f"was made with {name} = {old[name]}, this run with {payload[name]}")
     made = {key: old[key] for key in ("date", "device")}
-    ours = {json.dumps(identity(row)): row for row in payload[key]}
-    kept = {
-        json.dumps(identity(row)): row | {k: row.get(k, v) for k, v in made.items()}
-        for row in old[key]
-    }
-    return payload | {key: list((kept | ours).values())}
+    merged = {json.dumps(identity(row)): made | row for row in rows(old)}
+    merged |= {json.dumps(identity(row)): row for row in rows(payload)}
+    return payload | {"rows" if "rows" in payload else "runs": list(merged.values())}
 
 
 def names(pattern: str = "*") -> list[str]:
