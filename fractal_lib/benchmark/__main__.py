@@ -62,8 +62,8 @@ def _listed() -> list[str]:
     lines = []
     for one in CASES.values():
         made = [name for name in names() if one.makes(name)]
-        told = one.records if len(made) > 1 else "".join(made) or "no record"
-        lines.append(f"{one.name:<{width}}  {one.summary} ({told})")
+        makes = one.records if len(made) > 1 else "".join(made) or "no record"
+        lines.append(f"{one.name:<{width}}  {one.summary} ({makes})")
     return lines
 
 
@@ -112,7 +112,7 @@ def options_of(case: Case) -> Parser:
     10
     """
     parser = Parser(prog=f"{PROGRAM} run {case.name}", description=case.summary, allow_abbrev=False)
-    told = _told(case)
+    described = _descriptions(case)
     for name, (kind, default) in case.settings.items():
         if name == "progress":  # --quiet
             continue
@@ -123,7 +123,9 @@ def options_of(case: Case) -> Parser:
             dest=name,
             default=default,
             required=required,
-            help=f"{told.get(name, '')}{_known(case, name)} ({shown})".strip().replace("%", "%%"),
+            help=f"{described.get(name, '')}{_known(case, name)} ({shown})".strip().replace(
+                "%", "%%"
+            ),
             **_kind(kind, case.choices.get(name)),
         )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record there")
@@ -135,7 +137,7 @@ def options_of(case: Case) -> Parser:
 
 
 def _kind(kind: Any, choices: Sequence[str] | None) -> dict[str, Any]:
-    """What argparse must be told of a type: a number, str, Path or bool, a sequence of one, or None
+    """What argparse must know of a type: a number, str, Path or bool, a sequence of one, or None
     beside it.
     """
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
@@ -160,16 +162,18 @@ def _shown(default: Any) -> str:
     return "none" if default is None else str(default)
 
 
-def _told(case: Case) -> dict[str, str]:
+def _descriptions(case: Case) -> dict[str, str]:
     """What the docstring's Args say of each setting, in one line."""
     text = inspect.getdoc(case.function) or ""
     section = re.search(r"^Args:\n((?: +.*\n?|\n(?= ))+)", text, re.M)
-    told = {}
+    described = {}
     if section:
         for entry in re.split(r"\n(?= {4}\w)", section[1]):
             head, _, words = entry.partition(": ")
-            told |= {name.strip(): " ".join(words.split()).rstrip(".") for name in head.split(",")}
-    return told
+            described |= {
+                name.strip(): " ".join(words.split()).rstrip(".") for name in head.split(",")
+            }
+    return described
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def compare(old: dict, new: dict) -> list[str]:
     before, after = (_by_identity(run) for run in (old, new))
     both = [key for key in before if key in after]
     lines = [f"{len(both)} row{'s' * (len(both) != 1)} in both records"]
-    for told, here, there in (("old", before, after), ("new", after, before)):
-        lines += [f"only in the {told} record: {key}" for key in here if key not in there]
+    for which, here, there in (("old", before, after), ("new", after, before)):
+        lines += [f"only in the {which} record: {key}" for key in here if key not in there]
     moved, unjudged, judged, without = [], [], 0, 0
     for key in both:
         a, b = _measured(before[key]), _measured(after[key])
@@ -68,13 +68,13 @@ def compare(old: dict, new: dict) -> list[str]:
     lines.append(_heading("moved by more than the spread", moved, judged))
     lines += moved
     if without:
-        told = "changed, and no spread is recorded to judge by"
-        lines += [_heading(told, unjudged, without), *unjudged]
+        title = "changed, and no spread is recorded to judge by"
+        lines += [_heading(title, unjudged, without), *unjudged]
     return lines
 
 
-def _heading(told: str, lines: list[str], of: int) -> str:
-    return f"{told} ({len(lines)} of {of}){':' * bool(lines)}"
+def _heading(title: str, lines: list[str], of: int) -> str:
+    return f"{title} ({len(lines)} of {of}){':' * bool(lines)}"
 
 
 def _by_identity(run: dict) -> dict[str, dict]:
@@ -82,7 +82,7 @@ def _by_identity(run: dict) -> dict[str, dict]:
     for row in rows(run):
         name = ", ".join(f"{k} = {v}" for k, v in identity(row).items()) or "the run"
         if name in named:
-            raise ValueError(f"two rows of one record are {name}: they cannot be told apart")
+            raise ValueError(f"two rows of one record are {name}: they cannot be distinguished")
         named[name] = row
     return named
 

@@ -61,8 +61,8 @@ def hilbert_speed(
     ]
     print(f"{cells:,} cells, order {order}, {threads} thread(s)")
     for record in records:
-        told = f"encode {record['encode']:8.3f} s   decode {record['decode']:8.3f} s"
-        print(f"{record['name']:<20} {told}")
+        words = f"encode {record['encode']:8.3f} s   decode {record['decode']:8.3f} s"
+        print(f"{record['name']:<20} {words}")
     return records
 
 

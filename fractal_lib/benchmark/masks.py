@@ -63,8 +63,8 @@ def benchmark_masks(
                 skipped = library.block_sparsity(of_size[name], n, BLOCK, device)
                 record = {"n": n, "mask": name, "skipped": skipped}
                 records.append(record | {"seconds": took.median, "iqr": took.iqr})
-                told = f"{n:>7} | {name:<15} | skips {skipped:6.1%}"
-                print(f"{told} | {milliseconds(took.median)}", flush=True)
+                words = f"{n:>7} | {name:<15} | skips {skipped:6.1%}"
+                print(f"{words} | {milliseconds(took.median)}", flush=True)
     return records
 
 

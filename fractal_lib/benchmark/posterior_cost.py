@@ -70,8 +70,8 @@ def posterior_cost(
                 row |= {"seconds": one.median, "quartiles": list(one.quartiles)}
                 row |= {"steps": one.blocks, "prepared_s": prepared[name]}
             found.append(row)
-            told = milliseconds(row["seconds"]) if name in took else "no memory"
-            print(f"n = {n:7}, {name:24} {told}", flush=True)
+            words = milliseconds(row["seconds"]) if name in took else "no memory"
+            print(f"n = {n:7}, {name:24} {words}", flush=True)
     return {"batch": batch, "latent_size": LATENT, "hidden_size": hidden, "rows": found}
 
 

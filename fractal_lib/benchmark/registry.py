@@ -67,11 +67,11 @@ class Case:
                 if one not in known:
                     raise ValueError(f"{name} must be one of {', '.join(known)}, got {one!r}")
         check_device(given.get("device", "cpu"))
-        told = {k: v for k, v in given.items() if k != "progress"}
+        recorded = {k: v for k, v in given.items() if k != "progress"}
         with threads_of(given.get("threads", 1)):
             found = self.function(**given)
             for payload in found if inspect.isgenerator(found) else iter([found]):
-                yield {"settings": told} | _payload(payload)
+                yield {"settings": recorded} | _payload(payload)
 
     def run(self, **settings: Any) -> dict:
         """The whole payload.

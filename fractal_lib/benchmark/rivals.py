@@ -91,5 +91,5 @@ def print_run(title: str, run: dict) -> None:
     """A run, a line for each part that was scored."""
     print(f"{title}: {run['cpu_s']} CPU seconds; {'; '.join(run['warnings']) or 'no warnings'}")
     for part, result in run["report"].items():
-        told = "  ".join(f"{key} {value:.4g}" for key, value in result.items())
-        print(f"    {part:12} {told}", flush=True)
+        words = "  ".join(f"{key} {value:.4g}" for key, value in result.items())
+        print(f"    {part:12} {words}", flush=True)

@@ -105,7 +105,7 @@ def benchmark_self_attention(
         device: of torch, "cpu" or "cuda".
         threads: of the CPU.
         seconds: measuring time for each, in three turns; a call is never cut short.
-        memory: measure peak memory too, on a CPU in a process for each reading.
+        memory: measure peak memory too, on a CPU in a process of its own for each.
         progress: show a bar on stderr (with tqdm if it is installed).
 
     Returns:
