@@ -100,7 +100,7 @@ def benchmark_heads(
     True
     """
     settings = (sizes, batch, hidden, device, compile, threads, seconds, queries, progress)
-    # one pass after another: the compiler takes only so many variants of one function at a time
+    # one pass after another, so that the table reads by pass
     records = [
         record for kind in PASSES for record in run(partial(_methods, kind), *settings, header=1)
     ]

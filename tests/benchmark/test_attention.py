@@ -3,15 +3,24 @@ people to read.
 """
 
 import sys
+from functools import partial
 
 import pytest
 import torch
 
 from fractal_lib import DenseAttention
 from fractal_lib.benchmark import benchmark_attention_methods, benchmark_heads
-from fractal_lib.benchmark.harness import draw
+from fractal_lib.benchmark.harness import draw, run
 from fractal_lib.benchmark.heads import PASSES, heads
-from fractal_lib.benchmark.methods import dense_bmm, methods, reference, sketch, sketch_fixed
+from fractal_lib.benchmark.methods import (
+    Method,
+    as_it_is,
+    dense_bmm,
+    methods,
+    reference,
+    sketch,
+    sketch_fixed,
+)
 from fractal_lib.progress import progress_bar
 
 
@@ -85,6 +94,26 @@ def test_compiled_forms_stand_beside_the_eager_ones():
         == eager["dense bmm"]["seconds"] / compiled["window"]["seconds"]
     )
     assert compiled["window"]["error"] < 2e-6
+
+
+@pytest.mark.filterwarnings("default")  # the compiler's own deprecations are not ours
+def test_as_many_methods_as_there_are_can_be_compiled(monkeypatch, capsys):
+    """The compiler keeps eight variants of one code, and these are closures of one."""
+    settings = (1, 2, "cpu", True, 1, 1e-3, 1, False)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # for time
+
+    def make(rows, queries):
+        for i in range(12):
+            module = torch.nn.Linear(1, 1, bias=i > 0)
+            call = lambda rows, t, module=module, i=i: module(t) + i + 0 * rows[:, 0]  # noqa: E731
+            yield Method(f"{i}", 0, 0, 0, as_it_is, closure(call), queries, base="0")
+
+    def closure(call):
+        return lambda rows, t: call(rows, t)
+
+    records = run(make, [3], *settings)
+    assert [r["form"] for r in records] == ["eager", "compiled"] * 12
+    assert all(r["seconds"] for r in records)
 
 
 def test_what_does_not_fit_is_refused_or_left_out(monkeypatch, capsys):
