@@ -34,8 +34,8 @@ test: chromium lint unit pages fresh ## everything: style, units, doctests, note
 lab: $(READY)   ## open the book's notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=book
 
-bench: $(READY) ## time every attention on this machine
-	$(BIN)/python -m fractal_lib.benchmark $(ARGS)
+bench: $(READY) ## time every attention here; others: make bench CASE=heads ARGS="--json FILE"
+	$(BIN)/python -m fractal_lib.benchmark run $(or $(CASE),context-attention) $(ARGS)
 
 notebooks: $(READY) ## put the notebooks in their stored form (see CONTRIBUTING.md)
 	$(BIN)/python tools/notebooks.py store

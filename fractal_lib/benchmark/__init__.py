@@ -1,9 +1,35 @@
-"""Time and error of every attention, side by side: ``python -m fractal_lib.benchmark --help``.
+"""Everything that makes a recorded figure: ``python -m fractal_lib.benchmark list|run|compare``.
 
-``import fractal_lib`` does not import this.
+`CASES` has every case by name; a recorded run is read by `fractal_lib.benchmark.record.load`. What
+a case needs beyond torch and numpy it imports when it runs. ``import fractal_lib`` does not import
+this.
+
+>>> "context-attention" in CASES
+True
 """
 
+# ruff: noqa: I001  (in the order in which the cases are listed)
+from fractal_lib.benchmark.registry import CASES, Case, case
 from fractal_lib.benchmark.harness import benchmark_attention_methods
 from fractal_lib.benchmark.heads import benchmark_heads
+from fractal_lib.benchmark.self_attention import benchmark_self_attention
+from fractal_lib.benchmark.masks import benchmark_masks
+from fractal_lib.benchmark import (  # noqa: F401  (each enters its case)
+    hilbert_speed,
+    train,
+    posterior_cost,
+    ladder_ablation,
+    co2_rivals,
+    long_rivals,
+    text_task,
+)
 
-__all__ = ["benchmark_attention_methods", "benchmark_heads"]
+__all__ = [
+    "CASES",
+    "Case",
+    "benchmark_attention_methods",
+    "benchmark_heads",
+    "benchmark_masks",
+    "benchmark_self_attention",
+    "case",
+]

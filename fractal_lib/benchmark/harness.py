@@ -1,20 +1,30 @@
-"""How it is timed: warmed up, in turns, by `torch.utils.benchmark`, with the error beside the time."""
+"""How an attention is timed: warmed up, in turns, with the error beside the time."""
 
 import gc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
+from types import FunctionType
 
 import torch
 from torch import Tensor
-from torch.utils.benchmark import Measurement, Timer
 
-from fractal_lib.benchmark.machine import check_device, free_memory
+from fractal_lib.benchmark.machine import check_device, free_memory, positive, threads_of
 from fractal_lib.benchmark.methods import Method, methods, reference_extra
-from fractal_lib.progress import progress_bar
+from fractal_lib.benchmark.registry import case
+from fractal_lib.benchmark.timer import Timing, Turns
 
-TURNS = 3
+__all__ = [
+    "benchmark_attention_methods",
+    "draw",
+    "fill_in",
+    "milliseconds",
+    "number",
+    "own_code",
+    "run",
+]
 
 
+@case("context-attention", records="cpu-attention")
 def benchmark_attention_methods(
     sizes: Sequence[int] = (100, 1_000, 10_000),
     batch: int = 32,
@@ -26,7 +36,7 @@ def benchmark_attention_methods(
     queries: int = 256,
     progress: bool = True,
 ) -> list[dict]:
-    """Time every way to read a context at one t per sample, and print a table.
+    """Time every way to read a context at one t per sample, with its error. Prints a table.
 
     The rivals take turns, so that whatever else the machine does hits all alike. Forward passes
     only. Preparation (the pyramid of a given kernel) is outside the clock.
@@ -52,7 +62,7 @@ def benchmark_attention_methods(
         ValueError: for numbers that are not positive, or a CUDA device that is not there.
         MemoryError: if the rows alone would not fit.
 
-    Source: the original sketch's function of this name, made honest in chapter
+    Source: the original sketch's function of this name, corrected in chapter
     ``start/dense_attention``.
 
     >>> records = benchmark_attention_methods([64], batch=2, hidden=4, seconds=0.01, progress=False)
@@ -81,28 +91,26 @@ def run(
 
     Rows are (B, header + n, H).
     """
-    if min([*sizes, batch, hidden, threads, queries, seconds]) <= 0:
-        raise ValueError("sizes, batch, hidden, threads, seconds and queries must be positive")
+    positive(
+        sizes=sizes, batch=batch, hidden=hidden, threads=threads, seconds=seconds, queries=queries
+    )
     check_device(device)
     _refuse_what_cannot_fit(max(sizes), batch, hidden, device)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     records = []
-    try:
+    with threads_of(threads), torch.no_grad():
         print(_HEAD + "\n" + "-" * len(_HEAD))
         for n in sizes:
-            rows, queried = _draw(header + n, batch, hidden, device, queries)
-            rivals = list(make(rows, queried))
-            of_size, timers = _warm_up(n, rows, rivals, compile, threads)
-            measure(of_size, timers, seconds, progress)
+            rows, queried = draw(header + n, batch, hidden, device, queries)
+            rivals, turns = list(make(rows, queried)), Turns[tuple[str, str]](threads)
+            of_size = _warm_up(n, rows, rivals, compile, turns)
+            timings = turns.measure(seconds, f"n = {n}", progress)
+            fill_in(of_size, timings, "form", {m.name: m.base for m in rivals})
             for record in of_size:
                 print(_line(record), flush=True)
             records += of_size
-            del rows, rivals, timers  # the next size needs the memory, and compiles for itself
+            del rows, rivals, turns  # the next size needs the memory, and compiles for itself
             torch.compiler.reset()
             gc.collect()
-    finally:
-        torch.set_num_threads(before)
     return records
 
 
@@ -110,25 +118,22 @@ def _refuse_what_cannot_fit(n: int, batch: int, hidden: int, device: str) -> Non
     needed, free = 4 * batch * n * hidden, free_memory(device)
     if needed > free:
         raise MemoryError(
-            f"{n} rows for {batch} samples of {hidden} float32 need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} "
-            f"GiB are free: leave this size out, or lower --batch or --hidden"
+            f"{n} rows for {batch} samples of {hidden} float32 need {needed / 2**30:.1f} GiB, and "
+            f"{free / 2**30:.1f} GiB are free: leave this size out, or lower --batch or --hidden"
         )
 
 
-def _draw(
-    n: int, batch: int, hidden: int, device: str, queries: int
-) -> tuple[Tensor, list[Tensor]]:
+def draw(n: int, batch: int, hidden: int, device: str, queries: int) -> tuple[Tensor, list[Tensor]]:
     """Rows (B, n, H), filled in place, and as many t (B, 1) as asked for."""
     generator = torch.Generator(device).manual_seed(0)
     rows = torch.empty(batch, n, hidden, device=device).normal_(generator=generator)
     return rows, [torch.rand(batch, 1, device=device, generator=generator) for _ in range(queries)]
 
 
-@torch.no_grad()
 def _warm_up(
-    n: int, rows: Tensor, rivals: list[Method], compile: bool, threads: int
-) -> tuple[list[dict], list[Timer | None]]:
-    """Call everything once, which compiles it and tells its error; a record and a timer for each
+    n: int, rows: Tensor, rivals: list[Method], compile: bool, turns: Turns[tuple[str, str]]
+) -> list[dict]:
+    """Enter every rival with the timer, whose first call of it tells its error; a record for each
     form.
     """
     device, exact = rows.device, {}
@@ -136,38 +141,47 @@ def _warm_up(
         exact = {
             m.exact: m.exact(rows, m.queries[0]) for m in {m.exact: m for m in rivals}.values()
         }
-    records, timers = [], []
+    records = []
     for method in rivals:
-        fits = method.keeps + method.extra < (free := free_memory(device))
-        context = method.build(rows) if fits else None
+        needed, free = method.keeps + method.extra, free_memory(device)
+        context = method.build(rows) if needed < free else None
         for form in ("eager", "compiled") if compile and method.compiles else ("eager",):
             record = {"n": n, "method": method.name, "form": form, "reads": method.reads}
-            record |= {
-                "seconds": None,
-                "iqr": None,
-                "speedup": method.base,
-                "error": None,
-                "bound": method.bound,
-            }
-            timer = None
-            if fits:
-                call = (
-                    torch.compile(method.call, fullgraph=True, dynamic=False)
-                    if form == "compiled"
-                    else method.call
-                )
-                call = method.wrap(call)
-                out = call(context, method.queries[0])
-                record["error"], record["note"] = _error(method, out, exact.get(method.exact))
-                names = {"call": call, "context": context, "queries": cycle(method.queries)}
-                timer = Timer("call(context, next(queries))", globals=names, num_threads=threads)
+            record |= {"seconds": None, "iqr": None, "speedup": None, "error": None}
+            record |= {"bound": method.bound, "note": ""}
+            if context is None:
+                record["note"] = f"needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} free"
             else:
-                record["note"] = (
-                    f"needs {(method.keeps + method.extra) / 2**30:.1f} GiB, {free / 2**30:.1f} free"
-                )
+                out = turns.add((method.name, form), _call(method, form, context))
+                record["error"], record["note"] = _error(method, out, exact.get(method.exact))
             records.append(record)
-            timers.append(timer)
-    return records, timers
+    return records
+
+
+def _call(method: Method, form: str, context: Tensor) -> Callable[[], Tensor]:
+    call = method.call
+    if form == "compiled":
+        call = torch.compile(own_code(call), fullgraph=True, dynamic=False)
+    call, queries = method.wrap(call), cycle(method.queries)
+    return lambda: call(context, next(queries))
+
+
+def own_code(function: Callable) -> Callable:
+    """A copy of a function that shares no code object with another.
+
+    The compiler keeps eight variants of one code object, and looks through them at every call; the
+    methods of a benchmark are closures of one code, and there may be more of them.
+
+    >>> own_code(number)(1.0, "x"), own_code(number).__code__ is number.__code__
+    ('1x', False)
+    """
+    if not isinstance(function, FunctionType):
+        return function
+    code, names = function.__code__.replace(), function.__globals__
+    defaults, closure = function.__defaults__, function.__closure__
+    own = FunctionType(code, names, function.__name__, defaults, closure)
+    own.__kwdefaults__ = function.__kwdefaults__
+    return own
 
 
 def _error(method: Method, out: Tensor, exact: Tensor | None) -> tuple[float | None, str]:
@@ -179,40 +193,53 @@ def _error(method: Method, out: Tensor, exact: Tensor | None) -> tuple[float | N
     return (out - exact).abs().max().item() / unit, ""
 
 
-@torch.no_grad()
-def measure(
-    records: list[dict], timers: list[Timer | None], seconds: float, progress: bool
+def fill_in(
+    records: list[dict],
+    timings: Mapping[tuple[str, str], Timing],
+    kind: str,
+    bases: Mapping[str, str],
 ) -> None:
-    """Fill in times, taken in turns, and speed-ups."""
-    todo = [(record, timer, []) for record, timer in zip(records, timers, strict=True) if timer]
-    with progress_bar(TURNS * len(todo), f"n = {records[0]['n']}", progress) as step:
-        for _ in range(TURNS):
-            for _, timer, taken in todo:
-                taken.append(timer.blocked_autorange(min_run_time=seconds / TURNS))
-                step()
-    for record, _, taken in todo:
-        (merged,) = Measurement.merge(taken)
-        record["seconds"], record["iqr"] = merged.median, merged.iqr
-    eager = {r["method"]: r["seconds"] for r in records if r["form"] == "eager"}
+    """Fill in ``seconds``, ``iqr`` and ``speedup`` of records by ``method`` and ``kind``.
+
+    Args:
+        records: what is filled in.
+        timings: by method and the record's ``kind``; none for what was not timed.
+        kind: "form" or "pass".
+        bases: for each method the one whose time is the unit of its speed-up: in eager form, or in
+            the same pass.
+    """
     for record in records:
-        base, taken = eager[record["speedup"]], record["seconds"]
-        record["speedup"] = base / taken if base and taken else None
+        name, what = record["method"], record[kind]
+        took = timings.get((name, what))
+        base = timings.get((bases[name], "eager" if kind == "form" else what))
+        if took:
+            record["seconds"], record["iqr"] = took.median, took.iqr
+            record["speedup"] = base.median / took.median if base else None
 
 
-_HEAD = f"{'n':>8} | {'method':<23} | {'form':<8} | {'reads':>7} | {'median':>9} | {'IQR':>9} | {'vs bmm':>8} | error"
+_HEAD = (
+    f"{'n':>8} | {'method':<23} | {'form':<8} | {'reads':>7} | {'median':>9} | {'IQR':>9} | "
+    f"{'vs bmm':>8} | error"
+)
+
+
+def number(value: float | None, unit: str) -> str:
+    """Three digits and a unit, or a dash.
+
+    >>> number(1234.5, " ms"), number(0.01234, "x"), number(None, "x")
+    ('1234 ms', '0.0123x', '-')
+    """
+    return "-" if value is None else f"{value:{'.3g' if value < 1000 else '.0f'}}{unit}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Seconds as a table has them."""
+    return number(None if seconds is None else 1e3 * seconds, " ms")
 
 
 def _line(record: dict) -> str:
-    def show(key: str, scale: float, unit: str) -> str:
-        value = record[key]
-        return (
-            "-"
-            if value is None
-            else f"{value * scale:{'.3g' if value * scale < 1000 else '.0f'}}{unit}"
-        )
-
-    times = f"{show('seconds', 1e3, ' ms'):>9} | {show('iqr', 1e3, ' ms'):>9}"
+    times = f"{milliseconds(record['seconds']):>9} | {milliseconds(record['iqr']):>9}"
     error = record["note"] or f"{record['error']:.1e}"
     bound = "" if record["bound"] is None else f" (bound {record['bound']:.0e})"
     head = f"{record['n']:>8} | {record['method']:<23} | {record['form']:<8} | {record['reads']:>7}"
-    return f"{head} | {times} | {show('speedup', 1, 'x'):>8} | {error}{bound}"
+    return f"{head} | {times} | {number(record['speedup'], 'x'):>8} | {error}{bound}"

@@ -3,26 +3,26 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from fractal_lib import (
-    DenseAttention,
-    DragonCurveAttention,
-    FractalAttention,
-    HilbertCurveAttention,
-    PosteriorAffine,
-    Reads,
-    UltimateFractalPosteriorAffine,
-    WindowAttention,
-)
+from fractal_lib.attention import PATTERNS, DenseAttention, Reads, Tree
 from fractal_lib.benchmark.harness import run
-from fractal_lib.benchmark.methods import Method, as_it_is
+from fractal_lib.benchmark.methods import Method, as_it_is, num_reads
+from fractal_lib.benchmark.registry import case
+from fractal_lib.posterior import PosteriorAffine, UltimateFractalPosteriorAffine
+
+__all__ = ["PASSES", "benchmark_heads", "heads"]
 
 LATENT = 3
 PASSES = ("forward", "train", "train with context")
 BASE = "dense, float32 bmm"
+
+
+LABELS = {"hilbert": "Hilbert", "julia": "Julia"}
+"""What records call the head of a pattern, where that is not the pattern's own name."""
 
 
 class DenseBmm(DenseAttention):
@@ -30,34 +30,31 @@ class DenseBmm(DenseAttention):
     mode.
     """
 
-    def reads(self, t, n):
-        """All rows: index and weight (B, Q, n)."""
-        l = n.n
+    def reads(self, t: Tensor, n: int | Tree) -> Reads:
+        """All rows: indices and weights (B, Q, n)."""
+        l = n.n if isinstance(n, Tree) else n
         ts = torch.linspace(0, 1, l, dtype=t.dtype, device=t.device)
-        weight = torch.softmax(-((l * (ts - t.unsqueeze(-1))) ** 2), -1)
-        return Reads(torch.arange(l, device=t.device).expand(weight.shape), weight)
+        weights = torch.softmax(-((l * (ts - t.unsqueeze(-1))) ** 2), -1)
+        return Reads(torch.arange(l, device=t.device).expand(weights.shape), weights)
 
 
 def heads(hidden: int) -> dict[str, PosteriorAffine]:
-    """Every head that is timed, by name; all of one network."""
-    parts = {
-        BASE: DenseBmm(),
-        "dense": DenseAttention(),
-        "window": WindowAttention(),
-        "ladder": FractalAttention(),
-        "Hilbert": HilbertCurveAttention(),
-        "dragon": DragonCurveAttention(),
-    }
+    """Every head that is timed, by name: a float32 product, one for each of `PATTERNS`, and the
+    combined one; all of one network.
+    """
+    parts = {BASE: DenseBmm()} | {LABELS.get(name, name): p() for name, p in PATTERNS.items()}
     made = {name: PosteriorAffine(LATENT, hidden, attention) for name, attention in parts.items()}
     made["combined"] = UltimateFractalPosteriorAffine(LATENT, hidden)
     torch.manual_seed(0)
     net = PosteriorAffine(LATENT, hidden).net
-    torch.nn.init.normal_(net[-1].weight, std=0.05)
+    last = cast("torch.nn.Linear", net[-1])
+    torch.nn.init.normal_(last.weight, std=0.05)
     for head in made.values():
         head.net.load_state_dict(net.state_dict())
     return made
 
 
+@case("heads", records="heads-*")
 def benchmark_heads(
     sizes: Sequence[int] = (100, 1_000, 10_000),
     batch: int = 32,
@@ -69,8 +66,17 @@ def benchmark_heads(
     queries: int = 256,
     progress: bool = True,
 ) -> list[dict]:
-    """Time every head, and print a table. Arguments and errors raised are those of
-    `benchmark_attention_methods`.
+    """Time every head, and the training step that asks for derivatives in t. Prints a table.
+
+    Args:
+        sizes: numbers of rows n.
+        batch, hidden: B and H of the context (B, 1 + n, H), float32 standard normal.
+        device: of torch, "cpu" or "cuda".
+        compile: time the forms of ``torch.compile(fullgraph=True)`` too.
+        threads: of the CPU.
+        seconds: measuring time for each head, pass and size, in three turns.
+        queries: how many different t take turns.
+        progress: show a bar on stderr (with tqdm if it is installed).
 
     Passes: *forward*, (m, s) at one t per sample; *train*, (m, s), their derivatives in t, and the
     gradient of a loss of all four by the parameters, as for a context that is given; *train with
@@ -83,6 +89,9 @@ def benchmark_heads(
         gradient of the first layer, from the same head's in float64, over the largest value;
         ``speedup`` is over the dense float32 head.
 
+    Raises:
+        ValueError, MemoryError: as `benchmark_attention_methods`.
+
     Source: chapter ``posterior/combined_head``.
 
     >>> records = benchmark_heads([16], batch=2, hidden=4, seconds=0.01, progress=False)
@@ -91,7 +100,7 @@ def benchmark_heads(
     True
     """
     settings = (sizes, batch, hidden, device, compile, threads, seconds, queries, progress)
-    # one pass after another: the compiler takes only so many variants of one function at a time
+    # one pass after another, so that the table reads by pass
     records = [
         record for kind in PASSES for record in run(partial(_methods, kind), *settings, header=1)
     ]
@@ -101,25 +110,21 @@ def benchmark_heads(
 
 
 def _methods(kind: str, ctx: Tensor, queries: list[Tensor]) -> Iterator[Method]:
-    batch, _, hidden = ctx.shape
-    context_gradient = ctx.numel() * ctx.element_size() if kind == "train with context" else 0
+    batch, rows, hidden = ctx.shape
+    size = ctx.numel() * ctx.element_size()
+    gradient = size if kind == "train with context" else 0
     for name, head in heads(hidden).items():
         head.to(ctx.device)
-        reads = head.attention.reads(
-            queries[0], head.attention.prepare(ctx[:, 1:]).tree
-        ).indices.shape[-1]
+        reads = num_reads(head.attention, queries[0], rows - 1)
+        pooled = head.attention.tree(rows - 1).levels > 1  # a pyramid for every call
         call, exact, wrap = _forward(head), _exact_forward(head), as_it_is
         if kind != "forward":
-            call, exact, wrap = (
-                _loss(head),
-                _exact_gradient(head),
-                _gradient(head, context_gradient > 0),
-            )
+            call, exact, wrap = _loss(head), _exact_gradient(head), _gradient(head, gradient > 0)
         yield Method(
             name=f"{name}: {kind}",
             reads=reads,
             keeps=0,
-            extra=12 * batch * reads * ctx.element_size() + 3 * context_gradient,
+            extra=12 * batch * reads * ctx.element_size() + 3 * gradient + 3 * size * pooled,
             build=as_it_is,
             call=call,
             queries=queries,

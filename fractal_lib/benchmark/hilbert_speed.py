@@ -1,33 +1,79 @@
-"""Time three Hilbert curves in one run: ours, and the packages hilbertcurve and
-numpy-hilbert-curve.
+"""Three Hilbert curves in one run: ours, and the packages hilbertcurve and numpy-hilbert-curve."""
 
-    python benchmarks/hilbert_speed.py [--cells 1000000] [--order 16] [--threads 1] [--json FILE]
+from collections.abc import Callable
 
-All three must give the same answers before any of them is timed.
-"""
-
-import argparse
-import json
-import time
-from importlib.metadata import version
-from pathlib import Path
-
-import hilbert as numpy_hilbert_curve
 import numpy as np
 import torch
-from hilbertcurve.hilbertcurve import HilbertCurve
 
-from fractal_lib.benchmark.machine import describe, load_average
+from fractal_lib.benchmark.machine import positive
+from fractal_lib.benchmark.registry import case
+from fractal_lib.benchmark.timer import Turns
 from fractal_lib.curves.hilbert import hilbert_decode, hilbert_encode
 
-TURNS = 3
+__all__ = ["hilbert_speed"]
+
+Call = Callable[[], object]
 
 
-def rivals(cells: np.ndarray, order: int) -> dict[str, tuple]:
+@case(
+    "hilbert-speed",
+    records="hilbert-*",
+    packages=("hilbertcurve", "numpy-hilbert-curve", "numpy"),
+)
+def hilbert_speed(
+    cells: int = 1_000_000,
+    order: int = 16,
+    threads: int = 1,
+    seconds: float = 3.0,
+    progress: bool = True,
+) -> list[dict]:
+    """Time the Hilbert curve against two packages; all three must give the same answers.
+
+    Args:
+        cells: how many are encoded, and decoded, in a call.
+        order: of the curve, on a grid of 2^order x 2^order cells.
+        threads: of the CPU; of ours alone, the packages use one.
+        seconds: measuring time for each, in three turns; a call is never cut short.
+        progress: show a bar on stderr (with tqdm if it is installed).
+
+    Returns:
+        one record for each: ``encode`` and ``decode``, medians in seconds, and their interquartile
+        ranges.
+
+    Raises:
+        ImportError: if a package is missing. AssertionError: if two answers differ.
+
+    Source: chapter ``curves/hilbert``.
+    """
+    positive(cells=cells, order=order, seconds=seconds)
+    places = np.random.default_rng(0).integers(0, 2**order, (cells, 2))
+    _agree(_rivals(places[:1000], order))
+    turns, calls = Turns(threads), _rivals(places, order)
+    for name, (encode, decode) in calls.items():
+        turns.add((name, "encode"), encode)
+        turns.add((name, "decode"), decode)
+    took = turns.measure(seconds, "Hilbert", progress)
+    records = [
+        {"name": name}
+        | {what: took[name, what].median for what in ("encode", "decode")}
+        | {f"{what}_iqr": took[name, what].iqr for what in ("encode", "decode")}
+        for name in calls
+    ]
+    print(f"{cells:,} cells, order {order}, {threads} thread(s)")
+    for record in records:
+        words = f"encode {record['encode']:8.3f} s   decode {record['decode']:8.3f} s"
+        print(f"{record['name']:<20} {words}")
+    return records
+
+
+def _rivals(cells: np.ndarray, order: int) -> dict[str, tuple[Call, Call]]:
     """name -> (encode, decode): calls without arguments, each on data as that package takes it."""
+    import hilbert as package
+    from hilbertcurve.hilbertcurve import HilbertCurve
+
+    curve = HilbertCurve(order, 2)
     x, y = (torch.from_numpy(v.copy()) for v in cells.T)
     d = hilbert_encode(x, y, order)
-    curve = HilbertCurve(order, 2)
     points, distances = cells.tolist(), d.tolist()
     return {
         "fractal_lib": (
@@ -39,64 +85,14 @@ def rivals(cells: np.ndarray, order: int) -> dict[str, tuple]:
             lambda: curve.points_from_distances(distances),
         ),
         "numpy-hilbert-curve": (
-            lambda: numpy_hilbert_curve.encode(cells, 2, order),
-            lambda: numpy_hilbert_curve.decode(d.numpy(), 2, order),
+            lambda: package.encode(cells, 2, order),
+            lambda: package.decode(d.numpy(), 2, order),
         ),
     }
 
 
-def seconds(call, least: float = 0.3) -> float:
-    """The quickest of as many calls as fit into a while: a busy machine only ever makes it slower."""
-    taken = []
-    while sum(taken) < least:
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cells", type=int, default=10**6)
-    parser.add_argument("--order", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    settings = vars(parser.parse_args())
-    file = settings.pop("json")
-    torch.set_num_threads(settings["threads"])
-    machine = describe("cpu", settings["threads"])
-    packages = ("hilbertcurve", "numpy-hilbert-curve", "numpy")
-    machine["versions"] |= {name: version(name) for name in packages}
-
-    cells = np.random.default_rng(0).integers(0, 2 ** settings["order"], (settings["cells"], 2))
-    sample = rivals(cells[:1000], settings["order"])
-    expected = [np.asarray(call()) for call in sample["fractal_lib"]]
-    for name, calls in sample.items():
+def _agree(rivals: dict[str, tuple[Call, Call]]) -> None:
+    expected = [np.asarray(call()) for call in rivals["fractal_lib"]]
+    for name, calls in rivals.items():
         for call, ours in zip(calls, expected, strict=True):
             np.testing.assert_array_equal(np.asarray(call()).astype(np.int64), ours, err_msg=name)
-
-    calls = rivals(cells, settings["order"])
-    taken = {name: ([], []) for name in calls}
-    for _ in range(TURNS):  # in turns, so that whatever else the machine does hits all alike
-        for name, pair in calls.items():
-            for call, times in zip(pair, taken[name], strict=True):
-                times.append(seconds(call))
-    rows = [
-        {"name": name, "encode": min(encode), "decode": min(decode)}
-        for name, (encode, decode) in taken.items()
-    ]
-    print(
-        f"{settings['cells']:,} cells, order {settings['order']}, {settings['threads']} thread(s)"
-    )
-    for row in rows:
-        print(f"{row['name']:<20} encode {row['encode']:8.3f} s   decode {row['decode']:8.3f} s")
-    if file:
-        machine["load_average_after"] = load_average()
-        file.write_text(json.dumps(machine | {"settings": settings, "rows": rows}, indent=1) + "\n")
-        print(f"written to {file}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,56 +1,74 @@
 """What each part of `LadderPosterior` is worth: levels, slopes, a header, the dragon's contrast,
 the Hilbert curve.
-
-    python benchmarks/ladder_ablation.py --json benchmarks/results/ladder-ablation.json
-
-Every variant is trained from three seeds, on 41 clean rows and on 1000 noisy ones, and judged by
-its held-out loss.
 """
 
-import argparse
-import json
-import time
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from fractal_lib import DragonCurveAttention, HilbertCurveAttention, read
-from fractal_lib.benchmark.machine import describe, load_average
-from fractal_lib.benchmark.tasks import lorenz_task
-from fractal_lib.posterior import DataPyramid, LadderPosterior, TimeEmbedding, fit
+from fractal_lib.attention import DragonCurveAttention, HilbertCurveAttention, read
+from fractal_lib.benchmark.registry import case
+from fractal_lib.benchmark.tasks import Task, lorenz_task
+from fractal_lib.benchmark.timer import Clock
+from fractal_lib.posterior import (
+    DataPyramid,
+    LadderPosterior,
+    Observations,
+    TimeEmbedding,
+    fit,
+)
 from fractal_lib.posterior.heads import affine_net
 from fractal_lib.posterior.ladder import Features
+from fractal_lib.progress import progress_bar
+
+__all__ = ["Variant", "ladder_ablation", "variants"]
 
 
 class Variant(LadderPosterior):
-    """A ladder posterior with some of its features left out, or with more of them."""
+    """A ladder posterior with some of its features left out, or with more of them.
+
+    Args:
+        without: "slopes", "values".
+        also: attentions over the series that are read beside the pyramid, or "header", the mean of
+            the whole series, the same at every t.
+
+    The others are those of `LadderPosterior`.
+    """
 
     def __init__(
-        self, data, latent_size, hidden_size, levels=None, without=(), also=(), time_embedding=None
+        self,
+        data: Observations,
+        latent_size: int,
+        hidden_size: int,
+        levels: int | None = None,
+        without: Sequence[str] = (),
+        also: Sequence[Any] = (),
+        time_embedding: TimeEmbedding | None = None,
     ):
         super().__init__(
             data, latent_size, hidden_size, levels=levels, time_embedding=time_embedding
         )
         self.without, self.also, self.values = without, also, data.values
-        sample = self.widen(
-            DataPyramid(data, levels), torch.zeros(1).long(), torch.zeros(1, 1).double()
-        )
-        self.net = affine_net(
-            sample.value.shape[-1] + self.time_embedding.out_features,
-            hidden_size,
-            latent_size,
-            -0.5,
-        )
+        series, t = torch.zeros(1).long(), torch.zeros(1, 1).double()
+        pyramid = DataPyramid(data, levels)
+        width = self.widen(pyramid, pyramid.read(series, t), series, t).value.shape[-1]
+        in_features = width + self.time_embedding.out_features
+        self.net = affine_net(in_features, hidden_size, latent_size, -0.5)
 
-    def prepare(self, data):
+    def prepare(self, data: Observations) -> DataPyramid:
+        """The pyramid, whose features are those of the variant."""
         self.values = data.values
         pyramid = super().prepare(data)
         plain = pyramid.read
-        pyramid.read = lambda series, t: self.widen(pyramid, series, t, plain)
+        pyramid.read = lambda series, t: self.widen(pyramid, plain(series, t), series, t)
         return pyramid
 
-    def widen(self, pyramid, series, t, plain=None):
-        features = (plain or pyramid.read)(series, t)
+    def widen(
+        self, pyramid: DataPyramid, features: Features, series: Tensor, t: Tensor
+    ) -> Features:
+        """The features of a complete series (B, Q, K), narrower or wider."""
         channels = self.values.shape[2]
         per_level = [part.unflatten(-1, (-1, 2 * channels)) for part in features]
         if "slopes" in self.without:
@@ -59,28 +77,30 @@ class Variant(LadderPosterior):
             per_level = [part[..., channels:] for part in per_level]
         parts = [part.flatten(-2) for part in per_level]
         for attention in self.also:
-            if attention == "header":  # the mean of the whole series, the same at every t
-                top = (
-                    pyramid.values[(series + 1) * pyramid.packed - 1]
-                    .unsqueeze(1)
-                    .expand(-1, t.shape[1], -1)
-                )
+            if attention == "header":
+                top = pyramid.values[(series + 1) * pyramid.packed - 1].unsqueeze(1)
+                top = top.expand(-1, t.shape[1], -1)
                 more = top, torch.zeros_like(top)
             else:
-                rows = self.values[series]
-                more = torch.func.jvp(
-                    lambda t, attention=attention, rows=rows: read(
-                        rows, attention.reads(t, rows.shape[1])
-                    ),
-                    (t,),
-                    (torch.ones_like(t),),
-                )
+                more = _with_slope(attention, self.values[series], t)
             parts = [torch.cat(pair, -1) for pair in zip(parts, more, strict=True)]
         return Features(*parts)
 
 
-def variants(n):
-    """Name to arguments of `Variant`: levels first, then what is left out or added with all levels."""
+def _with_slope(attention: Any, values: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """What an attention reads at t (B, Q), and its derivative in t: (B, Q, X) both."""
+
+    def at(t: Tensor) -> Tensor:
+        return read(values, attention.reads(t, values.shape[1]))
+
+    value, slope, *_ = torch.func.jvp(at, (t,), (torch.ones_like(t),))
+    return value, slope
+
+
+def variants(n: int) -> Iterator[tuple[str, dict]]:
+    """Name and arguments of `Variant`: levels first, then what is left out or added with all of
+    them.
+    """
     counts = [1, 2, 3, 4, 5, None] if n == 41 else [1, 2, 4, 8, None]
     for levels in counts:
         yield f"{levels or 'all'} levels", dict(levels=levels)
@@ -92,47 +112,52 @@ def variants(n):
     yield "with a Hilbert window", dict(also=(HilbertCurveAttention(),))
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[41, 1000], help="41 clean rows, 1000 noisy ones"
-    )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these variants alone")
-    parser.add_argument(
-        "--json", type=Path, help="write there; what is there already is kept and added to"
-    )
-    settings = parser.parse_args()
-    torch.set_num_threads(1)
-    record = describe("cpu", 1) | {"steps": settings.steps, "seeds": settings.seeds, "runs": []}
-    if settings.json and settings.json.exists():
-        record["runs"] = json.loads(settings.json.read_text())["runs"]
-    for n, noise in ((n, 0.01 if n == 41 else 0.3) for n in settings.sizes):
-        task = lorenz_task(n, noise)
-        for name, arguments in variants(n):
-            if settings.only and name not in settings.only:
-                continue
-            found, begun = [], time.process_time()
-            for seed in settings.seeds:
-                run = task.with_plan(seed=seed, steps=settings.steps)
-                model = run.build("ladder-posterior", seed)
-                torch.manual_seed(seed)
-                model.posterior = Variant(run.train, run.latent_size, run.hidden_size, **arguments)
-                fit(model, run.train, run.plan)
-                found.append(round(run.report(model)["negative_elbo"], 2))
-            seconds = round((time.process_time() - begun) / len(found), 1)
-            print(f"n = {n}, noise {noise}: {name:28} {found} {seconds} s each", flush=True)
-            record["runs"].append(
-                dict(n=n, noise=noise, variant=name, negative_elbo=found, cpu_s=seconds)
-            )
-            if settings.json:
-                settings.json.write_text(
-                    json.dumps(record | {"load_average_after": load_average()}, indent=1) + "\n"
-                )
+NAMES = list(dict.fromkeys(name for n in (41, 1000) for name, _ in variants(n)))
 
 
-if __name__ == "__main__":
-    main()
+@case("ladder-ablation", records="ladder-ablation", choices={"only": NAMES})
+def ladder_ablation(
+    sizes: Sequence[int] = (41, 1000),
+    seeds: Sequence[int] = (0, 1, 2),
+    steps: int = 2500,
+    only: Sequence[str] | None = None,
+    progress: bool = True,
+) -> Iterator[dict]:
+    """Train the ladder posterior with parts left out or added, and judge it by its held-out loss.
+
+    Args:
+        sizes: numbers of rows: 41 clean ones, or more that are noisy.
+        seeds: of the start and of the training; every variant is trained from each.
+        steps: of training.
+        only: these variants alone.
+        progress: show a bar on stderr (with tqdm if it is installed).
+
+    Yields:
+        ``runs`` so far: ``negative_elbo`` for each seed, and CPU seconds of a training.
+
+    Source: chapter ``posterior/latent_sde``.
+    """
+    todo = [(n, *one) for n in sizes for one in variants(n) if not only or one[0] in only]
+    runs, tasks = [], {}
+    with progress_bar(len(todo), "ladder-ablation", progress) as step:
+        for n, name, arguments in todo:
+            noise = 0.01 if n == 41 else 0.3
+            tasks[n] = tasks[n] if n in tasks else lorenz_task(n, noise)
+            with Clock() as clock:
+                found = [_train(tasks[n], seed, steps, arguments) for seed in seeds]
+            cpu = round(clock.cpu / len(found), 1)
+            print(f"n = {n}, noise {noise}: {name:28} {found} {cpu} CPU seconds each", flush=True)
+            run = {"n": n, "noise": noise, "variant": name, "negative_elbo": found, "cpu_s": cpu}
+            runs.append(run)
+            step(name)
+            yield {"steps": steps, "seeds": list(seeds), "runs": runs}
+
+
+def _train(task: Task, seed: int, steps: int, arguments: dict) -> float:
+    """Held-out negative ELBO of one variant."""
+    run = task.with_plan(seed=seed, steps=steps)
+    model = run.build("ladder-posterior", seed)
+    torch.manual_seed(seed)
+    model.posterior = Variant(run.train, run.latent_size, run.hidden_size, **arguments)
+    fit(model, run.train, run.plan)
+    return round(run.report(model)["negative_elbo"], 2)

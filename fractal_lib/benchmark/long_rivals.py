@@ -1,8 +1,6 @@
 """What the latent SDE has to beat on the long Lorenz series: three rivals, judged by the path
 without its noise.
 
-    python benchmarks/long_rivals.py --json benchmarks/results/long-rivals.json
-
 A straight line between the observed rows; a local linear trend in each coordinate and an
 autoregression of all three, which know nothing of the process; and a smoother that is given the
 equations, the noise and the standardisation, which nobody has on real data. Each runs in a process
@@ -13,26 +11,31 @@ and one bad hole can be most of the mean square. Three were chosen in sight of t
 first 20 000 rows of the same path.
 """
 
-import argparse
-import json
-import resource
-import time
-import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import torch
-from statsmodels.tsa.statespace.structural import UnobservedComponents
 
-from fractal_lib.benchmark.machine import describe, load_average
-from fractal_lib.data.simulate import long_lorenz
+from fractal_lib.benchmark.machine import positive
+from fractal_lib.benchmark.peak import high_water_mb
+from fractal_lib.benchmark.registry import case
+from fractal_lib.benchmark.rivals import (
+    Predicted,
+    distances,
+    judge,
+    left_out_mse,
+    print_run,
+    structural_model,
+)
+from fractal_lib.data.simulate import Simulation, long_lorenz
 from fractal_lib.inference.extended import gaussian_smoother, lorenz_moments
 from fractal_lib.inference.linear import kalman_smoother
-from fractal_lib.inference.metrics import scores
+from fractal_lib.progress import progress_bar
+
+__all__ = ["RIVALS", "hole_lengths", "long_rivals"]
 
 NOISE, INNER = 0.3, 25  # what long_lorenz takes
 SHORT = 16  # rows in a hole at most that is called short: 0.4 units of time, twice the mean
@@ -40,61 +43,44 @@ FITTED = 5000  # rows the variances of the trend are fitted on; twice as many fo
 ORDER, ROUNDS = 4, 20  # of the autoregression
 
 
-def linear(values, observed, simulation):
-    """A line between neighbours; spread: rms error at observed rows, the rows as near as the
-    nearest left out.
+def linear(values: np.ndarray, observed: np.ndarray, simulation: Simulation) -> Predicted:
+    """A line between neighbours; standard deviation: rms error against the noiseless path at
+    observed rows, the rows as near as the nearest left out.
+
+    What is seen at an observed row is that error and the row's own noise, whose variance is taken
+    away. What is left is taken to be no less than what the mean of two noisy rows has.
     """
     rows, known = np.arange(len(values)), np.flatnonzero(observed)
     mean = np.stack([np.interp(rows, known, column[known]) for column in values.T], 1)
-    after = np.searchsorted(known, rows)
-    around = np.stack(
-        [known[np.clip(after - 1, 0, None)], known[np.clip(after, None, len(known) - 1)]]
-    )
-    distance = np.abs(around - rows).min(0)
-    spread = np.stack([_left_out(values, known, d) for d in range(1, distance.max() + 1)])
+    distance = distances(known, len(values))
     # an observed row is its own prediction
-    spread = np.concatenate([np.full((1, values.shape[1]), NOISE), spread])
-    return mean, spread[distance], {"spread_by_distance": spread.round(4).tolist()}
+    variances = [np.full(values.shape[1], NOISE**2)]
+    for d in range(1, distance.max() + 1):
+        left = left_out_mse(values, known, d) - NOISE**2
+        variances.append(np.maximum(left, NOISE**2 / 2))
+    std = np.sqrt(variances)
+    return mean, std[distance], {"spread_by_distance": std.round(4).tolist()}
 
 
-def _left_out(values, known, distance):
-    """(C,) sd of the error against the noiseless path when the rows nearer than ``distance`` are
-    not used.
-
-    What is seen at an observed row is that error and the row's own noise, whose variance is taken
-    away. What is left is held to be no less than what the mean of two noisy rows has.
-    """
-    left, right = (
-        np.searchsorted(known, known - distance, "right") - 1,
-        np.searchsorted(known, known + distance),
-    )
-    inside = (left >= 0) & (right < len(known))
-    here, a, b = known[inside], known[left[inside]], known[right[inside]]
-    line = values[a] + (values[b] - values[a]) * ((here - a) / (b - a))[:, None]
-    return np.sqrt(np.maximum(((values[here] - line) ** 2).mean(0) - NOISE**2, NOISE**2 / 2))
-
-
-def trend(values, observed, simulation):
+def trend(values: np.ndarray, observed: np.ndarray, simulation: Simulation) -> Predicted:
     """A local linear trend and noise in each coordinate, variances by maximum likelihood on the
     first rows.
     """
-    means, spreads, estimates = [], [], []
+    means, stds, estimates = [], [], []
     for column in np.where(observed[:, None], values, np.nan).T:
-        some = UnobservedComponents(column[:FITTED], "local linear trend")
+        some = structural_model(column[:FITTED], "local linear trend")
         level = (
-            UnobservedComponents(column[:FITTED], "local level")
-            .fit(disp=False, cov_type="none")
-            .params
+            structural_model(column[:FITTED], "local level").fit(disp=False, cov_type="none").params
         )
         # from statsmodels' own start it may end below a trend that never changes
         starts = None, [*level, 1e-6]
         fits = [some.fit(start, disp=False, maxiter=500, cov_type="none") for start in starts]
         fit = max(fits, key=lambda one: one.llf)
-        smoothed = UnobservedComponents(column, "local linear trend").smooth(
+        smoothed = structural_model(column, "local linear trend").smooth(
             fit.params, cov_type="none"
         )
         means.append(smoothed.smoothed_state[0])
-        spreads.append(np.sqrt(smoothed.smoothed_state_cov[0, 0]))
+        stds.append(np.sqrt(smoothed.smoothed_state_cov[0, 0]))
         estimates.append(dict(zip(some.param_names, fit.params.tolist(), strict=True)))
         estimates[-1] |= {
             "converged": bool(fit.mle_retvals["converged"]),
@@ -102,14 +88,14 @@ def trend(values, observed, simulation):
         }
     return (
         np.stack(means, 1),
-        np.stack(spreads, 1),
+        np.stack(stds, 1),
         {"rows_fitted_on": FITTED, "estimates": estimates},
     )
 
 
-def autoregression(values, observed, simulation):
-    """Each row a linear function of the last `ORDER`, and shocks, seen with noise: about the best
-    linear smoother.
+def autoregression(values: np.ndarray, observed: np.ndarray, simulation: Simulation) -> Predicted:
+    """Each row a linear function of the last `ORDER` and process noise, observed with noise: about
+    the best linear smoother.
 
     Matrices and noise by expectation maximisation on the first rows (Shumway and Stoffer, 1982), a
     fixed number of rounds. The state holds one lag more than the model, so that its covariances are
@@ -151,7 +137,9 @@ def autoregression(values, observed, simulation):
     return fit.mean[0, :, :channels] + centre, fit.std[0, :, :channels], more
 
 
-def _companion(lags, process_noise, noise, together):
+def _companion(
+    lags: np.ndarray, process_noise: np.ndarray, noise: np.ndarray, together: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """The autoregression as `kalman_smoother` takes it; rows before the first are as uncertain as
     any.
     """
@@ -162,8 +150,10 @@ def _companion(lags, process_noise, noise, together):
     return transition, kicks, np.eye(channels, size), np.diag(noise), np.zeros(size), together
 
 
-def equations(values, observed, simulation, passes=1):
-    """`gaussian_smoother` with all that the simulator knew but the path and the shocks."""
+def equations(
+    values: np.ndarray, observed: np.ndarray, simulation: Simulation, passes: int = 1
+) -> Predicted:
+    """`gaussian_smoother` with all that the simulator knew but the path and its noise."""
     centre, scale = simulation.mean.numpy(), simulation.std.numpy()
     dt = float(simulation.times[-1]) / (len(values) - 1)
     raw = values * scale + centre
@@ -171,11 +161,11 @@ def equations(values, observed, simulation, passes=1):
     mean, cov = gaussian_smoother(
         lorenz_moments, raw, observed, NOISE * scale, dt, INNER, *start, passes
     )
-    spread = np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
-    return (mean - centre) / scale, spread / scale, {"inner": INNER, "passes": passes}
+    std = np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
+    return (mean - centre) / scale, std / scale, {"inner": INNER, "passes": passes}
 
 
-RIVALS = {
+RIVALS: dict[str, Callable[[np.ndarray, np.ndarray, Simulation], Predicted]] = {
     "linear interpolation": linear,
     "local linear trend": trend,
     "vector autoregression": autoregression,
@@ -184,94 +174,78 @@ RIVALS = {
 }
 
 
-def hole_lengths(observed):
-    """(n,) rows in the hole that a row is in; 0 where it is observed."""
+def hole_lengths(observed: np.ndarray) -> np.ndarray:
+    """(n,) rows in the hole that a row is in; 0 where it is observed.
+
+    >>> hole_lengths(np.array([True, False, False, True])).tolist()
+    [0, 2, 2, 0]
+    """
     starts = np.flatnonzero(np.diff(observed, prepend=~observed[0]))
     lengths = np.diff(starts, append=len(observed))
     return np.where(observed, 0, np.repeat(lengths, lengths))
 
 
-def judge(name, n):
-    torch.set_num_threads(1)
+def _run(name: str, n: int, isolated: bool) -> dict:
+    """One rival; its peak of memory only where it has the process to itself."""
+    if isolated:
+        torch.set_num_threads(1)
     simulation, observed = long_lorenz(n, NOISE)
     there, truth = observed.numpy(), simulation.latent[0].numpy()
     values = np.where(there[:, None], simulation.observed[0].numpy(), np.nan)
-    memory, wall, cpu = _peak_mb(), time.perf_counter(), time.process_time()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        mean, spread, more = RIVALS[name](values, there, simulation)
-    result = {"rival": name, "memory_before_mb": memory, "peak_memory_mb": _peak_mb()}
-    result |= {
-        "wall_s": round(time.perf_counter() - wall, 2),
-        "cpu_s": round(time.process_time() - cpu, 2),
-    }
     holes = hole_lengths(there)
     parts = {"missing": ~there, "observed": there}
     parts |= {"short holes": (holes > 0) & (holes <= SHORT), "long holes": holes > SHORT}
-    report = {
-        part: scores(mean[rows], spread[rows], truth[rows])
-        for part, rows in parts.items()
-        if rows.any()
-    }
-    report = {part: {"rows": int(parts[part].sum())} | result for part, result in report.items()}
-    said = sorted({f"{one.category.__name__}: {one.message}" for one in caught})
-    return result | {"report": report, "warnings": said} | more
+    before = high_water_mb() if isolated else None
+    found = judge(partial(RIVALS[name], values, there, simulation), truth, parts)
+    after = high_water_mb() if isolated else None
+    report = {part: {"rows": int(parts[part].sum())} | s for part, s in found["report"].items()}
+    run = {"rival": name, "memory_before_mb": before, "peak_memory_mb": after}
+    return run | found | {"report": report}
 
 
-def _with_kept(record, file):
-    """The new runs, and those of other rivals that the file holds, in the order of `RIVALS`; each
-    with its own date.
+@case(
+    "long-rivals",
+    records="long-rivals",
+    choices={"only": list(RIVALS)},
+    packages=("statsmodels",),
+)
+def long_rivals(
+    n: int = 100_000,
+    only: Sequence[str] | None = None,
+    isolated: bool = True,
+    progress: bool = True,
+) -> Iterator[dict]:
+    """Find the missing rows of a long Lorenz series by a line, two linear models and the equations.
+
+    Args:
+        n: rows of the series.
+        only: these rivals alone.
+        isolated: each in a process of its own, so that its peak of memory is its own; else it is
+            not recorded.
+        progress: show a bar on stderr (with tqdm if it is installed).
+
+    Yields:
+        ``runs`` so far, in standard deviations of a coordinate: for each rival a ``report`` of
+        `scores` by part, seconds by the wall and CPU seconds, peak memory in MB, and what the rival
+        says of itself.
+
+    Raises:
+        ImportError: if statsmodels is missing.
+
+    Source: chapter ``posterior/long_series``.
     """
-    old = json.loads(file.read_text()) if file.exists() else {"n": None}
-    runs = {
-        run["rival"]: {"date": old["date"], "device": old["device"]} | run
-        for run in (old["runs"] if old["n"] == record["n"] else [])
-    }
-    runs |= {run["rival"]: run for run in record["runs"]}
-    return [runs[name] for name in RIVALS if name in runs]
-
-
-def _peak_mb():
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--n", type=int, default=100_000, help="rows of the series")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=RIVALS,
-        default=list(RIVALS),
-        metavar="RIVAL",
-        help="these alone; what the file says of the others on as many rows is kept",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the runs there")
-    settings = parser.parse_args()
-    record = describe("cpu", 1) | {"n": settings.n, "unit": "sd of a coordinate", "runs": []}
-    record["versions"] |= {"statsmodels": version("statsmodels")}
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        for run in pool.map(judge, settings.only, [settings.n] * len(settings.only)):
-            record["runs"].append(run | {"date": record["date"], "device": record["device"]})
-            print(
-                f"{run['rival']}: {run['cpu_s']} CPU seconds, peak {run['peak_memory_mb']} MB "
-                f"({run['memory_before_mb']} before); {'; '.join(run['warnings']) or 'no warnings'}"
-            )
-            for part, result in run["report"].items():
-                print(
-                    f"    {part:12}",
-                    "  ".join(f"{key} {value:.4g}" for key, value in result.items()),
-                    flush=True,
-                )
-    if settings.json:
-        record["runs"] = _with_kept(record, settings.json)
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(
-            json.dumps(record | {"load_average_after": load_average()}, indent=1) + "\n"
-        )
-
-
-if __name__ == "__main__":
-    main()
+    positive(n=n)
+    runs, todo = [], list(only or RIVALS)
+    with progress_bar(len(todo), "long-rivals", progress) as step:
+        for name in todo:
+            if isolated:
+                with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                    run = pool.submit(_run, name, n, True).result()
+            else:
+                run = _run(name, n, False)
+            print_run(name, run)
+            if isolated:
+                print(f"    peak {run['peak_memory_mb']} MB ({run['memory_before_mb']} before)")
+            runs.append(run)
+            step(name)
+            yield {"n": n, "unit": "sd of a coordinate", "runs": runs}

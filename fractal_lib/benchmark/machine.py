@@ -1,29 +1,97 @@
 """The machine that is timed on: its name, its load, its free memory."""
 
+import contextlib
 import os
 import platform
 import re
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 import fractal_lib
 
+__all__ = [
+    "check_device",
+    "describe",
+    "device_name",
+    "free_memory",
+    "load_average",
+    "positive",
+    "threads_of",
+]
+
 
 def check_device(device: str) -> None:
     """Raise ValueError if there is no such device."""
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    try:
+        kind, index = torch.device(device).type, torch.device(device).index or 0
+    except RuntimeError as error:
+        raise ValueError(f"device must be cpu or cuda, got {device!r}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("PyTorch finds no CUDA device on this machine: use --device cpu")
+    if kind == "cuda" and index >= torch.cuda.device_count():
+        raise ValueError(f"there are {torch.cuda.device_count()} CUDA devices, got {device!r}")
 
 
-def describe(device: str, threads: int) -> dict:
+def positive(**numbers: float | Sequence[float]) -> None:
+    """Raise ValueError unless all of these are positive; a sequence stands for its smallest.
+
+    >>> positive(batch=1, seconds=0.0)
+    Traceback (most recent call last):
+    ...
+    ValueError: batch and seconds must be positive, got seconds = 0.0
+    """
+    least = {
+        name: min(v, default=0) if isinstance(v, Sequence) else v for name, v in numbers.items()
+    }
+    wrong = [f"{name} = {value}" for name, value in least.items() if not value > 0]
+    if wrong:
+        names = " and ".join(", ".join(numbers).rsplit(", ", 1))
+        raise ValueError(f"{names} must be positive, got {', '.join(wrong)}")
+
+
+@contextlib.contextmanager
+def threads_of(threads: int) -> Iterator[None]:
+    """As many threads of the CPU within, and as many as before after it.
+
+    >>> before = torch.get_num_threads()
+    >>> with threads_of(1):
+    ...     torch.get_num_threads()
+    1
+    >>> torch.get_num_threads() == before
+    True
+    """
+    positive(threads=threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def describe(device: str, threads: int, packages: Sequence[str] = ()) -> dict:
     """What a recorded run must say of itself: device, date, versions, threads and load.
+
+    Args:
+        device: of torch.
+        threads: of the CPU.
+        packages: others whose versions matter.
+
+    Raises:
+        ValueError: for a device that is not there. ImportError: for a package that is not.
 
     >>> sorted(describe("cpu", 1))
     ['cores', 'date', 'device', 'load_average', 'threads', 'versions']
     """
     check_device(device)
+    try:
+        others = {name: version(name) for name in packages}
+    except PackageNotFoundError as error:
+        raise ImportError(f"this case needs the package {error.name}") from error
     return {
         "device": device_name(device),
         "cores": os.cpu_count(),
@@ -35,7 +103,8 @@ def describe(device: str, threads: int) -> dict:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",
-        },
+        }
+        | others,
     }
 
 

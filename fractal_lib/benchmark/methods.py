@@ -6,16 +6,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fractal_lib import (
+from fractal_lib.attention import (
+    PATTERNS,
+    ContextAttention,
     DenseAttention,
-    DragonCurveAttention,
     FractalAttention,
-    HilbertCurveAttention,
-    JuliaAttention,
-    MultilevelAttention,
     OriginalKernel,
-    WindowAttention,
 )
+
+__all__ = ["BOUNDS", "LABELS", "Method", "methods", "num_reads", "reference", "reference_extra"]
+
+LABELS = {
+    "ladder": "ladder, fitted scales",
+    "multilevel": "ladder, given kernel",
+    "hilbert": "Hilbert, 5 x 5 cells",
+    "julia": "Julia, c = -6",
+}
+"""What tables and records call a pattern, where that is not its own name."""
+
+BOUNDS: dict[str, Callable[[Any, int], float]] = {
+    "window": lambda attention, n: 2 * attention.tail,
+    "multilevel": lambda attention, n: attention.error_bound(n),
+}
+"""For a pattern that stands in for dense attention, the proven limit of its error, over the largest
+magnitude of the rows; rounding comes on top.
+"""
 
 
 def reference(rows: Tensor, t: Tensor) -> Tensor:
@@ -85,13 +100,13 @@ def sketch(rows: Tensor, t: Tensor) -> Tensor:
     return (rows * attention.unsqueeze(-1)).sum(dim=1)
 
 
-def sketch_mended(rows: Tensor, t: Tensor) -> Tensor:
-    """What the sketch meant, its shapes mended: rows (B, n, H), t (B, 1) to (B, H).
+def sketch_fixed(rows: Tensor, t: Tensor) -> Tensor:
+    """What the sketch meant, its shapes fixed: rows (B, n, H), t (B, 1) to (B, H).
 
     Its kernel is still not the original one (n multiplies the square and not the distance, so it is
     about sqrt(n) times wider), and multiply-and-sum still writes a second copy of the context.
 
-    >>> sketch_mended(torch.randn(4, 10, 2), torch.rand(4, 1)).shape
+    >>> sketch_fixed(torch.randn(4, 10, 2), torch.rand(4, 1)).shape
     torch.Size([4, 2])
     """
     seq_len = rows.shape[1]
@@ -114,67 +129,63 @@ def dense_bmm(rows: Tensor, t: Tensor) -> Tensor:
 
 
 def reference_extra(rows: Tensor) -> int:
-    """Bytes that `reference` needs while it runs: two float64 copies of a sample, and its weights."""
+    """Bytes that `reference` needs while it runs: two float64 copies of a sample, its weights."""
     return 16 * rows[0].numel() + 64 * rows.shape[1]
 
 
+def num_reads(attention: ContextAttention, t: Tensor, n: int) -> int:
+    """How many rows or nodes one query of a context of n rows touches.
+
+    >>> num_reads(PATTERNS["ladder"](), torch.zeros(1, 1), 100)
+    28
+    """
+    return attention.reads(t, n).indices.shape[-1]
+
+
 def methods(rows: Tensor, queries: list[Tensor]) -> Iterator[Method]:
-    """Every rival for rows (B, n, H) and queries, each (B, 1)."""
+    """The sketch, a dense product, and every attention of `PATTERNS`, for rows (B, n, H) and
+    queries, each (B, 1).
+    """
     batch, n, _ = rows.shape
     size = rows.numel() * rows.element_size()
     weights = 4 * batch * n * rows.element_size()
     peak = max(row.abs().amax().item() for row in rows)
-    kernel = OriginalKernel()
-    window, fitted, given = WindowAttention(kernel), FractalAttention(), MultilevelAttention(kernel)
-    fitted.fit(kernel, n)
-    fitted.to(rows.device)
-
-    def reads(attention):
-        return attention.reads(queries[0], n).indices.shape[-1]
-
-    def limit(attention, share):
-        # what the pattern leaves out, and rounding: a dot product of K terms errs by K 2^-24
-        # (Higham 2002, chapter 3), casting its weights and its result by as much again each
-        return (share + (reads(attention) + 2) * 2.0**-24) * peak
-
-    def one_query(attention):
-        return lambda rows, t: attention(rows, t)[:, 0]  # (B, 1, H) to (B, H)
 
     yield Method("sketch, as written", n, 0, batch * (size + weights), as_it_is, sketch, queries)
-    yield Method("sketch, shapes mended", n, 0, size + weights, as_it_is, sketch_mended, queries)
+    yield Method("sketch, shapes mended", n, 0, size + weights, as_it_is, sketch_fixed, queries)
     yield Method("dense bmm", n, 0, weights, as_it_is, dense_bmm, queries)
-    bound = limit(window, 2 * window.tail)
-    yield Method("window", reads(window), 0, 0, as_it_is, one_query(window), queries, bound)
-    yield Method("ladder, fitted scales", reads(fitted), 0, 0, as_it_is, one_query(fitted), queries)
-    places = [_places(fitted, t, n) for t in queries]
-    yield Method(
-        "bare gather of its rows",
-        reads(fitted),
-        0,
-        0,
-        lambda rows: rows.flatten(0, 1),
-        _gather,
-        places,
-    )
-    for name, attention in (
-        ("Hilbert, 5 x 5 cells", HilbertCurveAttention()),
-        ("dragon", DragonCurveAttention()),
-        ("Julia, c = -6", JuliaAttention(-6.0)),
-    ):
+    for name, make in PATTERNS.items():
+        attention = make()
+        if isinstance(attention, FractalAttention):
+            attention.fit(OriginalKernel(), n)
+        attention.to(rows.device)
+        reads, bound = num_reads(attention, queries[0], n), None
+        if name in BOUNDS:
+            # what the pattern leaves out, and rounding: a dot product of K terms errs by K 2^-24
+            # (Higham 2002, chapter 3), casting its weights and its result by as much again each
+            bound = (BOUNDS[name](attention, n) + (reads + 2) * 2.0**-24) * peak
+        pooled = attention.tree(n).levels > 1
         yield Method(
-            name, reads(attention), 0, 0, as_it_is, one_query(attention.to(rows.device)), queries
+            LABELS.get(name, name),
+            reads,
+            keeps=2 * size if pooled else 0,
+            extra=64 * batch * reads,  # indices, weights and what leads to them, 8 bytes each
+            build=attention.prepare if pooled else as_it_is,
+            call=_one_query(attention),
+            queries=queries,
+            bound=bound,
         )
-    bound = limit(given, given.error_bound(n))
-    yield Method(
-        "ladder, given kernel",
-        reads(given),
-        2 * size,
-        0,
-        given.prepare,
-        one_query(given),
-        queries,
-        bound,
-    )
+        if isinstance(attention, FractalAttention):
+            places = [_places(attention, t, n) for t in queries]
+            yield Method("bare gather of its rows", reads, 0, 0, _flat, _gather, places)
+
+
+def _one_query(attention: ContextAttention) -> Callable[[Any, Tensor], Tensor]:
+    return lambda rows, t: attention(rows, t)[:, 0]  # (B, 1, H) to (B, H)
+
+
+def _flat(rows: Tensor) -> Tensor:
+    return rows.flatten(0, 1)
 
 
 def _places(attention: FractalAttention, t: Tensor, n: int) -> Tensor:

@@ -1,21 +1,14 @@
-"""What a training step of a latent SDE costs as its series grow: with a GRU, and without.
+"""What a training step of a latent SDE costs as its series grow: with a GRU, and without."""
 
-    python benchmarks/posterior_cost.py --json benchmarks/results/posterior-cost.json
-
-A step is loss, gradient and Adam, for 64 series and one time each. The pyramid of the data is built
-beforehand; what that takes, once for a data set, is recorded beside it.
-"""
-
-import argparse
-import json
-import time
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
-from torch.utils.benchmark import Timer
 
-from fractal_lib.benchmark.machine import describe, free_memory, load_average
+from fractal_lib.benchmark.harness import milliseconds
+from fractal_lib.benchmark.machine import free_memory, positive
+from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.tasks import HEADS
+from fractal_lib.benchmark.timer import Clock, Turns
 from fractal_lib.posterior import (
     LadderPosterior,
     LatentSDE,
@@ -25,88 +18,86 @@ from fractal_lib.posterior import (
     RecurrentPosterior,
 )
 
-BATCH, CHANNELS, LATENT, HIDDEN = 64, 3, 4, 128
+__all__ = ["posterior_cost"]
+
+LATENT, CHANNELS = 4, 3
+LADDERS = ("ladder", "ladder, a fifth missing")
+POSTERIORS = [*LADDERS, *(name for name in HEADS if name != "ladder")]
 
 
-def posterior(name, data):
-    if name.startswith("ladder"):
-        return LadderPosterior(data, LATENT, HIDDEN)
-    return RecurrentPosterior(HEADS[name](LATENT, HIDDEN), CHANNELS)
+@case("posterior-cost", records="posterior-cost", choices={"names": POSTERIORS})
+def posterior_cost(
+    sizes: Sequence[int] = (100, 1_000, 10_000, 100_000),
+    names: Sequence[str] = (*LADDERS, "dense", "ultimate"),
+    batch: int = 64,
+    hidden: int = 128,
+    seconds: float = 5.0,
+    progress: bool = True,
+) -> dict:
+    """Time a training step of a latent SDE as its series grow, with a GRU and without.
+
+    A step is loss, gradient and Adam, for one time of each series. The pyramid of the data is built
+    beforehand; what that takes, once for a data set, is recorded beside it.
+
+    Args:
+        sizes: numbers of rows n.
+        names: the ladder posterior, with and without missing rows, and heads behind a GRU.
+        batch, hidden: series in a step, and width of the networks.
+        seconds: measuring time of each, in three turns; a step is never cut short.
+        progress: show a bar on stderr (with tqdm if it is installed).
+
+    Returns:
+        ``rows``, one for each size and posterior: ``seconds`` (median) and ``quartiles`` of a step,
+        ``steps``, the blocks of steps that were measured, and ``prepared_s``; None where memory
+        would not suffice.
+
+    Source: chapter ``posterior/latent_sde``.
+    """
+    positive(sizes=sizes, batch=batch, hidden=hidden, seconds=seconds)
+    found = []
+    for n in sizes:
+        turns, prepared = Turns[str](), {}
+        for name in names:
+            # a GRU keeps some 12 H numbers a row for its gradient
+            if name in LADDERS or 48 * batch * n * hidden < 0.8 * free_memory("cpu"):
+                step, prepared[name] = _step(name, n, batch, hidden)
+                turns.add(name, step)
+        took = turns.measure(seconds, f"n = {n}", progress)
+        for name in names:
+            row = {"posterior": name, "n": n, "seconds": None}
+            if name in took:
+                one = took[name]
+                row |= {"seconds": one.median, "quartiles": list(one.quartiles)}
+                row |= {"steps": one.blocks, "prepared_s": prepared[name]}
+            found.append(row)
+            words = milliseconds(row["seconds"]) if name in took else "no memory"
+            print(f"n = {n:7}, {name:24} {words}", flush=True)
+    return {"batch": batch, "latent_size": LATENT, "hidden_size": hidden, "rows": found}
 
 
-def measure(name, n, seconds):
-    """Median and quartiles of a step's time, and of the preparation of the data."""
+def _step(name: str, n: int, batch: int, hidden: int) -> tuple[Callable[[], object], float]:
+    """A step of training, ready to be called, and the seconds that the data's preparation took."""
     torch.manual_seed(0)
-    observed = torch.rand(BATCH, n) > 0.2 if name == "ladder, a fifth missing" else None
-    data = Observations(torch.randn(BATCH, n, CHANNELS), observed)
+    observed = torch.rand(batch, n) > 0.2 if name == "ladder, a fifth missing" else None
+    data = Observations(torch.randn(batch, n, CHANNELS), observed)
     model = LatentSDE(
-        PriorSDE(LATENT, HIDDEN),
+        PriorSDE(LATENT, hidden),
         LinearGaussianLikelihood(LATENT, CHANNELS, 0.1),
-        posterior(name, data),
+        _posterior(name, data, hidden),
     )
-    begun = time.perf_counter()
-    context = model.posterior.prepare(data)
-    prepared = time.perf_counter() - begun
-    optimizer = torch.optim.Adam(model.parameters())
-    series = torch.arange(BATCH)
+    with Clock() as clock:
+        context = model.posterior.prepare(data)
+    optimizer, series = torch.optim.Adam(model.parameters()), torch.arange(batch)
 
-    def step():
+    def step() -> None:
         optimizer.zero_grad()
         model(data, context, series).negative_elbo.mean().backward()
         optimizer.step()
 
-    if n <= 1000 or name.startswith("ladder"):
-        for _ in range(3):
-            step()
-    took = Timer("step()", globals={"step": step}).blocked_autorange(min_run_time=seconds)
-    quartiles = (
-        torch.tensor(took.times, dtype=torch.float64)
-        .quantile(torch.tensor([0.25, 0.75]).double())
-        .tolist()
-    )
-    steps = len(took.times)
-    return dict(
-        posterior=name,
-        n=n,
-        seconds=took.median,
-        quartiles=quartiles,
-        steps=steps,
-        prepared_s=prepared,
-    )
+    return step, clock.wall
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000])
-    parser.add_argument(
-        "--names", nargs="+", default=["ladder", "ladder, a fifth missing", "dense", "ultimate"]
-    )
-    parser.add_argument("--seconds", type=float, default=5.0, help="measuring time of each")
-    parser.add_argument("--json", type=Path)
-    settings = parser.parse_args()
-    torch.set_num_threads(1)
-    record = describe("cpu", 1) | {
-        "batch": BATCH,
-        "latent_size": LATENT,
-        "hidden_size": HIDDEN,
-        "rows": [],
-    }
-    for n in settings.sizes:
-        for name in settings.names:
-            row = dict(posterior=name, n=n, seconds=None)
-            # a GRU keeps some 12 H numbers a row for its gradient
-            if name.startswith("ladder") or 48 * BATCH * n * HIDDEN < 0.8 * free_memory("cpu"):
-                row = measure(name, n, settings.seconds)
-            record["rows"].append(row)
-            said = "no memory" if row["seconds"] is None else f"{1e3 * row['seconds']:.1f} ms"
-            print(f"n = {n:7}, {name:24} {said}", flush=True)
-    if settings.json:
-        settings.json.write_text(
-            json.dumps(record | {"load_average_after": load_average()}, indent=1) + "\n"
-        )
-
-
-if __name__ == "__main__":
-    main()
+def _posterior(name: str, data: Observations, hidden: int) -> LadderPosterior | RecurrentPosterior:
+    if name in LADDERS:
+        return LadderPosterior(data, LATENT, hidden)
+    return RecurrentPosterior(HEADS[name](LATENT, hidden), CHANNELS)

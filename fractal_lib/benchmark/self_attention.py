@@ -1,26 +1,22 @@
-"""Self-attention side by side: full, window and fractal. ``python -m
-fractal_lib.benchmark.self_attention --help``.
-"""
+"""Self-attention side by side: full, window and fractal."""
 
-import argparse
-import inspect
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.benchmark import Timer
 
-from fractal_lib import fractal_self_attention
-from fractal_lib.benchmark.harness import measure
-from fractal_lib.benchmark.machine import check_device, describe, load_average
-from fractal_lib.benchmark.masks import benchmark_masks
+from fractal_lib.benchmark.harness import fill_in, milliseconds, number
+from fractal_lib.benchmark.machine import check_device, positive, threads_of
 from fractal_lib.benchmark.peak import peak_memory
+from fractal_lib.benchmark.registry import case
+from fractal_lib.benchmark.timer import Turns
+from fractal_lib.self_attention import fractal_self_attention
+
+__all__ = ["Shape", "benchmark_self_attention", "draw", "relative_error", "rivals", "slopes"]
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 KEYS, PASSES = ("smooth", "random"), ("forward", "forward + backward")
@@ -81,6 +77,7 @@ def draw(
     return q, k, v
 
 
+@case("self-attention", records="self-attention-*")
 def benchmark_self_attention(
     sizes: Sequence[int] = (1_024, 4_096, 16_384),
     batch: int = 1,
@@ -94,8 +91,8 @@ def benchmark_self_attention(
     seconds: float = 1.0,
     memory: bool = True,
     progress: bool = True,
-) -> list[dict]:
-    """Time self-attention forward, and forward with backward, and print a table.
+) -> dict:
+    """Time self-attention, full, window and fractal, with errors and peak memory. Prints a table.
 
     The rivals take turns, as in `benchmark_attention_methods`. Full attention is PyTorch's own,
     which on a CPU too works in blocks and keeps no matrix.
@@ -108,11 +105,12 @@ def benchmark_self_attention(
         device: of torch, "cpu" or "cuda".
         threads: of the CPU.
         seconds: measuring time for each, in three turns; a call is never cut short.
-        memory: measure peak memory too, on a CPU in a process for each reading.
+        memory: measure peak memory too, on a CPU in a process of its own for each.
         progress: show a bar on stderr (with tqdm if it is installed).
 
     Returns:
-        one record for each size, method and pass. ``seconds`` (median) and ``iqr`` are None where
+        ``rows``, one for each size, method and pass, and ``slopes``, as `slopes` fits them.
+        ``seconds`` (median) and ``iqr`` are None where
         ``note`` says why; ``speedup`` is over full attention of the same kind; ``peak`` in bytes,
         above the inputs, result and gradients included, or None where it is not known; ``error``
         for smooth and random keys, as `draw` makes them, the root mean square of the difference
@@ -123,39 +121,44 @@ def benchmark_self_attention(
 
     Source: chapter ``attention/self_attention``.
 
-    >>> records = benchmark_self_attention([96], width=8, near=16, cells=4, seconds=0.01, memory=False, progress=False)
+    >>> settings = dict(width=8, near=16, cells=4, seconds=0.01, memory=False, progress=False)
+    >>> sorted(benchmark_self_attention([96], **settings)["rows"][0])
     n | method ...
-    >>> sorted(records[0])
     ['error', 'iqr', 'method', 'n', 'note', 'pass', 'peak', 'seconds', 'speedup']
     """
     shape = Shape(batch, heads, width, near, cells)
-    if min([*sizes, batch, heads, width, near, full_to, threads, seconds]) <= 0:
-        raise ValueError(
-            "sizes, batch, heads, width, near, full_to, threads and seconds must be positive"
-        )
+    positive(
+        sizes=sizes,
+        **{name: value for name, value in shape._asdict().items() if name != "cells"},
+        full_to=full_to,
+        threads=threads,
+        seconds=seconds,
+    )
     check_device(device)
-    before, records = torch.get_num_threads(), []
-    torch.set_num_threads(threads)
-    try:
+    found = []
+    with threads_of(threads):
         print(_HEAD + "\n" + "-" * len(_HEAD))
         for n in sizes:
-            of_size = list(_of_size(n, shape, full_to, device, threads, memory))
-            measure([r for r, _ in of_size], [timer for _, timer in of_size], seconds, progress)
-            for record, _ in of_size:
-                record["method"], record["pass"] = record["method"].split(": ")
-                del record["form"]
+            turns = Turns[tuple[str, str]](threads)
+            of_size = _warm_up(n, shape, full_to, device, memory, turns)
+            timings = turns.measure(seconds, f"n = {n}", progress)
+            fill_in(of_size, timings, "pass", {name: _full_of(name) for name in rivals(shape)})
+            for record in of_size:
                 print(_line(record), flush=True)
-                records.append(record)
-    finally:
-        torch.set_num_threads(before)
-    return records
+            found += of_size
+    fitted = slopes(found)
+    for name, slope in fitted.items():
+        print(f"slope of log time over log n, {name:35} {slope:.2f}")
+    return {"rows": found, "slopes": fitted}
 
 
-def _of_size(
-    n: int, shape: Shape, full_to: int, device: str, threads: int, memory: bool
-) -> Iterator[tuple[dict, Timer | None]]:
-    """A record and a timer for each rival and pass, called once, which tells its error."""
-    inputs = draw(n, shape, device=device)
+def _warm_up(
+    n: int, shape: Shape, full_to: int, device: str, memory: bool, turns: Turns[tuple[str, str]]
+) -> list[dict]:
+    """Enter every rival and pass with the timer, whose first call warms it up; a record for each,
+    with its error and its peak of memory.
+    """
+    records, inputs = [], draw(n, shape, device=device)
     for name, call in rivals(shape).items():
         timed = not name.startswith("full") or n <= full_to
         error = {
@@ -164,30 +167,21 @@ def _of_size(
             if timed
         }
         for kind in PASSES:
-            record = {
-                "n": n,
-                "method": f"{name}: {kind}",
-                "form": "eager",
-                "seconds": None,
-                "iqr": None,
-            }
-            record |= {
-                "speedup": f"full{', causal' * ('causal' in name)}: {kind}",
-                "error": error or None,
-            }
-            record["peak"] = None
-            if timed and memory:
-                record["peak"] = peak_memory(
-                    partial(_prepare, name, kind, n, shape, device), device
-                )
-            record["note"] = "" if timed else f"left out above n = {full_to}"
-            run = _pass(call, kind)
-            timer = Timer(
-                "run(*inputs)", globals={"run": run, "inputs": inputs}, num_threads=threads
-            )
-            if timed:
-                run(*inputs)
-            yield record, timer if timed else None
+            record = {"n": n, "method": name, "seconds": None, "iqr": None, "speedup": None}
+            record |= {"error": error or None, "peak": None, "note": "", "pass": kind}
+            if not timed:
+                record["note"] = f"left out above n = {full_to}"
+            else:
+                turns.add((name, kind), partial(_pass(call, kind), *inputs))
+                if memory:
+                    prepare = partial(_prepare, name, kind, n, shape, device)
+                    record["peak"] = peak_memory(prepare, device)
+            records.append(record)
+    return records
+
+
+def _full_of(name: str) -> str:
+    return "full, causal" if "causal" in name else "full"
 
 
 def _pass(call: Attention, kind: str) -> Callable[[Tensor, Tensor, Tensor], object]:
@@ -233,8 +227,8 @@ def slopes(records: list[dict], least: int = 4_096) -> dict[str, float]:
     """Least-squares slope of log time over log n from n = ``least`` on, by "method: pass"; two
     sizes at least.
 
-    >>> squared = [{"n": n, "method": "m", "pass": "p", "seconds": 3e-9 * n**2} for n in (4096, 8192)]
-    >>> round(slopes(squared)["m: p"], 6)
+    >>> quadratic = [{"n": n, "seconds": 3e-9 * n**2} for n in (4096, 8192)]
+    >>> round(slopes([{"method": "m", "pass": "p"} | r for r in quadratic])["m: p"], 6)
     2.0
     """
     times: dict[str, list] = {}
@@ -242,98 +236,29 @@ def slopes(records: list[dict], least: int = 4_096) -> dict[str, float]:
         if r["seconds"] and r["n"] >= least:
             times.setdefault(f"{r['method']}: {r['pass']}", []).append((r["n"], r["seconds"]))
     return {
-        name: float(np.polyfit(*np.log(t).T, 1)[0])
+        name: float(np.polyfit(np.log([n for n, _ in t]), np.log([s for _, s in t]), 1)[0])
         for name, t in times.items()
         if len({n for n, _ in t}) > 1
     }
 
 
 _HEAD = (
-    f"{'n':>7} | {'method':<15} | {'pass':<18} | {'median':>9} | {'IQR':>9} | {'vs full':>7} | {'peak':>9} | "
-    "error: smooth, random keys"
+    f"{'n':>7} | {'method':<15} | {'pass':<18} | {'median':>9} | {'IQR':>9} | {'vs full':>7} | "
+    f"{'peak':>9} | error: smooth, random keys"
 )
 
 
 def _line(record: dict) -> str:
-    def show(value: float | None, unit: str) -> str:
-        return "-" if value is None else f"{value:{'.3g' if value < 1000 else '.0f'}}{unit}"
-
-    times = [None if record[key] is None else 1e3 * record[key] for key in ("seconds", "iqr")]
     peak = None if record["peak"] is None else record["peak"] / 2**20
     error = record["note"] or ", ".join(f"{record['error'][keys]:.1e}" for keys in KEYS)
-    return (
-        f"{record['n']:>7} | {record['method']:<15} | {record['pass']:<18} | {show(times[0], ' ms'):>9} | "
-        f"{show(times[1], ' ms'):>9} | {show(record['speedup'], 'x'):>7} | {show(peak, ' MiB'):>9} | {error}"
-    )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Read the arguments, run, and write the record if asked to.
-
-    >>> main("--sizes 96 --width 8 --seconds 0.01 --no-memory --quiet".split())
-    n | method ...
-    """
-    default = {
-        name: p.default
-        for name, p in inspect.signature(benchmark_self_attention).parameters.items()
-    }
-    parser = argparse.ArgumentParser(
-        prog="python -m fractal_lib.benchmark.self_attention",
-        description="Time full, window and fractal self-attention, with errors and peak memory.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--masks", action="store_true", help="time FlexAttention under the curves' masks instead"
-    )
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=list(default["sizes"]), help="numbers of rows"
-    )
-    for name, told in (
-        ("batch", "samples"),
-        ("heads", "heads"),
-        ("width", "numbers in a head"),
-        ("near", "rows in a block"),
-        ("cells", "cells for a block at the least distance"),
-        ("full-to", "largest n for full attention"),
-        ("threads", "threads of the CPU"),
-    ):
-        parser.add_argument(
-            f"--{name}", type=int, default=default[name.replace("-", "_")], help=told
-        )
-    parser.add_argument("--device", default=default["device"], help="cpu or cuda")
-    parser.add_argument(
-        "--seconds", type=float, default=default["seconds"], help="measuring time of each"
-    )
-    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--json", "--out", type=Path, metavar="FILE", help="write the run there")
-    settings = vars(parser.parse_args(arguments))
-    file, only_masks = settings.pop("json"), settings.pop("masks")
-    settings["memory"], settings["progress"] = (
-        not settings.pop("no_memory"),
-        not settings.pop("quiet"),
-    )
-    try:
-        machine = describe(settings["device"], settings["threads"])
-        if only_masks:
-            settings = {
-                name: settings[name] for name in inspect.signature(benchmark_masks).parameters
-            }
-            rows, found = benchmark_masks(**settings), {}
-        else:
-            rows = benchmark_self_attention(**settings)
-            found = {"slopes": slopes(rows)}
-    except ValueError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    for name, slope in found.get("slopes", {}).items():
-        print(f"slope of log time over log n, {name:35} {slope:.2f}")
-    if file:
-        machine["load_average_after"] = load_average()  # this run's own threads are in it
-        file.write_text(
-            json.dumps(machine | {"settings": settings, "rows": rows} | found, indent=1) + "\n"
-        )
-        print(f"written to {file}")
-
-
-if __name__ == "__main__":
-    main()
+    columns = [
+        f"{record['n']:>7}",
+        f"{record['method']:<15}",
+        f"{record['pass']:<18}",
+        f"{milliseconds(record['seconds']):>9}",
+        f"{milliseconds(record['iqr']):>9}",
+        f"{number(record['speedup'], 'x'):>7}",
+        f"{number(peak, ' MiB'):>9}",
+        error,
+    ]
+    return " | ".join(columns)

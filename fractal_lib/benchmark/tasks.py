@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 
-from fractal_lib.attention import PATTERNS
+from fractal_lib.attention import PATTERNS, ContextAttention
 from fractal_lib.data.co2 import Series, co2, holdout
 from fractal_lib.data.simulate import long_lorenz, lorenz, ornstein_uhlenbeck
 from fractal_lib.inference.metrics import scores
@@ -24,11 +26,26 @@ from fractal_lib.posterior import (
     evaluate,
 )
 
+
+def _head(attention: type[ContextAttention], latent_size: int, hidden_size: int) -> PosteriorAffine:
+    return PosteriorAffine(latent_size, hidden_size, attention())
+
+
 HEADS: dict[str, Callable[[int, int], PosteriorAffine]] = {
-    name: lambda z, h, attention=attention: PosteriorAffine(z, h, attention())
-    for name, attention in PATTERNS.items()
-} | {"ultimate": UltimateFractalPosteriorAffine}
+    **{name: partial(_head, attention) for name, attention in PATTERNS.items()},
+    "ultimate": UltimateFractalPosteriorAffine,
+}
 POSTERIORS = ["ladder-posterior", *HEADS]  # the first has no recurrence, and so no head
+
+
+def _likelihood(model: LatentSDE) -> LinearGaussianLikelihood:
+    """The likelihood that `Task.build` gave the model."""
+    return cast("LinearGaussianLikelihood", model.likelihood)
+
+
+def _noise(model: LatentSDE) -> list[float]:
+    """Standard deviation of the observation noise of every channel."""
+    return _likelihood(model).log_noise.detach().exp().tolist()
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ def lorenz_task(n: int = 41, noise: float = 0.01, batch_size: int | None = None)
     """1024 Lorenz paths on [0, 1] and 1024 others to be judged by.
 
     With n = 41 and the noise 0.01 of the public experiment, its own loss is kept too, which
-    reconstructs one observation; with more rows the bound's, which reconstructs all.
+    reconstructs one observation; with more rows the negative ELBO, which reconstructs all.
 
     >>> lorenz_task().train.values.shape
     torch.Size([1024, 41, 3])
@@ -100,13 +117,13 @@ def ou_task() -> Task:
 
 
 def co2_split(seed: int = 0) -> tuple[Series, np.ndarray, np.ndarray, np.ndarray]:
-    """Mauna Loa's weeks: the series, and which are learnt from, held out one by one, and held out
+    """Mauna Loa's weeks: the series, and which are trained on, held out one by one, and held out
     as a whole year.
 
     Everything that is compared on this record uses this split: 30 % of the weeks, and 1985.
 
-    >>> series, learnt, scattered, year = co2_split()
-    >>> int(learnt.sum()), int(scattered.sum()), int(year.sum())
+    >>> series, train, scattered, year = co2_split()
+    >>> int(train.sum()), int(scattered.sum()), int(year.sum())
     (1522, 652, 51)
     """
     series = co2()
@@ -124,25 +141,21 @@ def co2_task(seed: int = 0) -> Task:
     >>> task.train.values.shape, task.train.counts.tolist()
     (torch.Size([1, 2284, 1]), [1522])
     """
-    series, learnt, scattered, year = co2_split(seed)
-    parabola = np.polyval(np.polyfit(series.t[learnt], series.values[learnt], 2), series.t)
-    sd = (series.values - parabola)[learnt].std()
-    values = torch.from_numpy((series.values - parabola) / sd).float().view(1, -1, 1)
+    series, train, scattered, year = co2_split(seed)
+    parabola = np.polyval(np.polyfit(series.t[train], series.values[train], 2), series.t)
+    scale = (series.values - parabola)[train].std()
+    values = torch.from_numpy((series.values - parabola) / scale).float().view(1, -1, 1)
     years = float((series.dates[-1] - series.dates[0]).astype(int)) / 365.2425
-    data = Observations(values, learnt, duration=years)
+    data = Observations(values, train, duration=years)
 
     def report(model: LatentSDE) -> dict:
-        mean, spread = model.predict(
-            data, torch.tensor([0]), torch.from_numpy(series.t).unsqueeze(0)
-        )
-        mean, spread = (part.double().flatten().numpy() * sd for part in (mean, spread))
-        parts = {"learnt": learnt, "scattered": scattered, "year": year}
+        mean, std = model.predict(data, torch.tensor([0]), torch.from_numpy(series.t).unsqueeze(0))
+        mean, std = (part.double().flatten().numpy() * scale for part in (mean, std))
+        parts = {"learnt": train, "scattered": scattered, "year": year}
         truth = series.values - parabola
-        result = {
-            name: scores(mean[part], spread[part], truth[part]) for name, part in parts.items()
-        }
+        result = {name: scores(mean[part], std[part], truth[part]) for name, part in parts.items()}
         return result | {
-            "noise": model.likelihood.log_noise.exp().item() * sd,
+            "noise": _noise(model)[0] * scale,
             **evaluate(model, data, num_times=256),
         }
 
@@ -179,17 +192,13 @@ def long_task(n: int = 100_000) -> Task:
             m, s = (
                 torch.cat([getattr(part, name) for part in paths], 1)[0] for name in ("mean", "std")
             )
-            mean, spread = (
-                model.likelihood.net(m),
-                ((s**2) @ (model.likelihood.net.weight**2).mT).sqrt(),
-            )
+            net = _likelihood(model).net
+            mean, std = net(m), ((s**2) @ (net.weight**2).mT).sqrt()
         truth = simulation.latent[0].numpy()
-        mean, spread, there = mean.double().numpy(), spread.double().numpy(), observed.numpy()
+        mean, std, there = mean.double().numpy(), std.double().numpy(), observed.numpy()
         parts = {"missing": ~there, "observed": there}
-        result = {
-            name: scores(mean[part], spread[part], truth[part]) for name, part in parts.items()
-        }
-        return result | {"noise": model.likelihood.log_noise.detach().exp().tolist()}
+        result = {name: scores(mean[part], std[part], truth[part]) for name, part in parts.items()}
+        return result | {"noise": _noise(model)}
 
     plan = TrainingPlan(steps=6000, batch_size=1, num_times=1024, lr=2e-3, schedule="cosine")
     return Task(data, plan, report, noise=0.5, learn_noise=True)

@@ -1,71 +1,76 @@
-"""The recorded runs of the book: ``python -m fractal_lib.benchmark.train --task lorenz --posterior
-ladder-posterior --seed 0``.
-"""
+"""Training a latent SDE on one of the book's tasks: the runs of the posterior's chapters."""
 
-import argparse
-import json
-import resource
-import time
+import inspect
 from pathlib import Path
 
-import torch
-
-from fractal_lib.benchmark.machine import describe, load_average
+from fractal_lib.benchmark.machine import threads_of
+from fractal_lib.benchmark.peak import high_water_mb
+from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.tasks import POSTERIORS, TASKS
-from fractal_lib.posterior.training import Diverged, fit
+from fractal_lib.benchmark.timer import Clock
+from fractal_lib.posterior.training import fit
+
+__all__ = ["train"]
 
 
+@case("latent-sde", records="latent-sde/*", choices={"task": list(TASKS), "posterior": POSTERIORS})
 def train(
     task: str,
-    posterior: str,
+    posterior: str = "ladder-posterior",
     seed: int = 0,
-    levels: int | None = None,
-    device: str = "cpu",
-    checkpoint: Path | None = None,
-    progress: bool = False,
     steps: int | None = None,
     batch_size: int | None = None,
     checkpoint_every: int | None = None,
-    **settings,
+    n: int | None = None,
+    noise: float | None = None,
+    levels: int | None = None,
+    device: str = "cpu",
+    threads: int = 1,
+    checkpoint: Path | None = None,
+    progress: bool = True,
 ) -> dict:
-    """Train one model on one task, and say all there is to say of it.
+    """Train a latent SDE by SDE Matching on one of the book's tasks, and judge it on held-out data.
 
     Args:
-        task, posterior: names in `TASKS` and `POSTERIORS`.
+        task: name of the data, in `TASKS`.
+        posterior: name in `POSTERIORS`: the ladder posterior has no recurrence, the others a GRU.
         seed: of the parameters at the start, of the training, and for ``co2`` of the split.
-        levels: of the ladder; default all.
-        device: "cpu" or "cuda".
+        steps: of training, instead of the task's own.
+        batch_size: series a step, instead of the task's own.
+        checkpoint_every: steps between checkpoints, instead of the task's own.
+        n: rows of a series (lorenz, long).
+        noise: standard deviation of the observation noise (lorenz).
+        levels: of the ladder, instead of all.
+        device: of torch, "cpu" or "cuda".
+        threads: of the CPU.
         checkpoint: file to go on from, and to write.
-        progress: whether to show a bar.
-        steps, batch_size, checkpoint_every: instead of the task's own plan.
-        settings: of the task: ``n`` and ``noise`` of lorenz, ``n`` of long.
+        progress: show a bar on stderr (with tqdm if it is installed).
 
     Returns:
-        what is written as JSON: the settings and plan, the machine, seconds by the wall and of the
-        CPU, peak memory in MB, the loss of each step (means of 50), and the task's report on data
-        that were held out.
+        what is recorded: settings and plan, seconds by the wall and CPU seconds, peak memory in MB,
+        the loss of each step (means of 50), and the task's report on data that were held out.
 
     Raises:
         ValueError: for names or settings that do not exist. Diverged: if training does.
 
-    >>> result = train("ou", "ladder-posterior", steps=2)
+    >>> result = train("ou", "ladder-posterior", steps=2, progress=False)
+    ou, ladder-posterior, seed 0: 2 steps in ...
     >>> result["plan"]["steps"], sorted(result["report"])
     (2, ['kl_initial', 'kl_path', 'negative_elbo', 'nll', 'standard_error'])
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
-    if task == "co2":
-        settings["seed"] = seed
+    settings = _of_task(task, seed, n=n, noise=noise)
     chosen = TASKS[task](**settings).with_plan(
         steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, seed=seed
     )
-    machine = describe(device, torch.get_num_threads())
-    model, data = chosen.build(posterior, seed, levels).to(device), chosen.train.to(device)
-    wall, cpu = time.perf_counter(), time.process_time()
-    history = fit(model, data, chosen.plan, checkpoint, progress=progress)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    with threads_of(threads):
+        model, data = chosen.build(posterior, seed, levels).to(device), chosen.train.to(device)
+        with Clock() as clock:
+            history = fit(model, data, chosen.plan, checkpoint, progress=progress)
+        report = chosen.report(model.cpu())
     plan = {name: getattr(chosen.plan, name) for name in chosen.plan.__dataclass_fields__}
-    return machine | {
+    result = {
         "task": task,
         "posterior": posterior,
         "seed": seed,
@@ -76,76 +81,29 @@ def train(
         "latent_size": chosen.latent_size,
         "hidden_size": chosen.hidden_size,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "wall_s": round(wall, 2),
-        "cpu_s": round(cpu, 2),
-        "load_average_after": load_average(),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        **clock.taken(),
+        "peak_memory_mb": high_water_mb(),
         "loss": [round(sum(part) / len(part), 3) for part in _parts(history["negative_elbo"], 50)],
-        "report": chosen.report(model.cpu()),
+        "report": report,
     }
+    print(
+        f"{task}, {posterior}, seed {seed}: {plan['steps']} steps in {result['cpu_s']} CPU "
+        f"seconds, {result['wall_s']} s of wall"
+    )
+    for name, value in result["report"].items():
+        print(f"    {name}: {value}")
+    return result
+
+
+def _of_task(task: str, seed: int, **given: float | None) -> dict:
+    """The settings of a task that are not its own defaults."""
+    takes = inspect.signature(TASKS[task]).parameters
+    settings = {name: value for name, value in given.items() if value is not None}
+    for name in settings:
+        if name not in takes:
+            raise ValueError(f"the task {task!r} has no setting {name!r}")
+    return settings | ({"seed": seed} if "seed" in takes else {})
 
 
 def _parts(numbers: list[float], size: int) -> list[list[float]]:
     return [numbers[i : i + size] for i in range(0, len(numbers), size)]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Read the arguments, train, print the report, and write the record if asked to.
-
-    >>> main("--task ou --posterior ladder-posterior --steps 2 --quiet".split())
-    ou, ladder-posterior, seed 0: 2 steps in ...
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m fractal_lib.benchmark.train",
-        description="Train a latent SDE by SDE Matching on one of the book's tasks.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument(
-        "--posterior",
-        choices=POSTERIORS,
-        default="ladder-posterior",
-        help="the ladder posterior has no recurrence, the others a GRU",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="instead of the task's own")
-    parser.add_argument("--batch-size", type=int, help="series a step, instead of the task's own")
-    parser.add_argument(
-        "--checkpoint-every", type=int, help="steps between checkpoints, instead of the task's own"
-    )
-    parser.add_argument("--n", type=int, help="rows of a series (lorenz, long)")
-    parser.add_argument("--noise", type=float, help="of the observations (lorenz)")
-    parser.add_argument("--levels", type=int, help="of the ladder, instead of all")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the CPU")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="go on from there, and write there"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the run there")
-    given = {
-        name: value
-        for name, value in vars(parser.parse_args(arguments)).items()
-        if value is not None
-    }
-    file, given["progress"] = given.pop("json", None), not given.pop("quiet")
-    torch.set_num_threads(given.pop("threads"))
-    try:
-        result = train(**given)
-    except TypeError as error:
-        parser.exit(2, f"{parser.prog}: this task has no such setting: {error}\n")
-    except (ValueError, Diverged) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    print(
-        f"{result['task']}, {result['posterior']}, seed {result['seed']}: {result['plan']['steps']} steps in "
-        f"{result['cpu_s']} CPU seconds, {result['wall_s']} s of wall"
-    )
-    print(json.dumps(result["report"], indent=1))
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"written to {file}")
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,6 @@
 is not tested.
 """
 
-import json
 import sys
 from functools import partial
 
@@ -20,7 +19,6 @@ from fractal_lib.benchmark.self_attention import (
     Shape,
     benchmark_self_attention,
     draw,
-    main,
     relative_error,
     rivals,
     slopes,
@@ -43,7 +41,7 @@ def test_errors_are_those_of_a_float64_reference(keys, causal):
 
 
 def test_records_are_complete_and_full_attention_stops_where_it_is_told(capsys):
-    records = benchmark_self_attention([20, 100], full_to=50, **TINY)
+    records = benchmark_self_attention([20, 100], full_to=50, **TINY)["rows"]
     assert [(r["n"], r["method"], r["pass"]) for r in records] == [
         (n, name, kind) for n in (20, 100) for name in rivals(SHAPE) for kind in PASSES
     ]
@@ -94,56 +92,11 @@ def test_slopes_are_fitted_from_the_least_size_on():
     assert slopes(records, least=10_000) == {}
 
 
-def test_the_command_writes_what_it_found(tmp_path, capsys):
-    file = tmp_path / "run.json"
-    arguments = [
-        "--sizes",
-        "30",
-        "--heads",
-        "2",
-        "--width",
-        "8",
-        "--near",
-        "8",
-        "--cells",
-        "2",
-        "--seconds",
-        "0.003",
-    ]
-    main([*arguments, "--no-memory", "--quiet", "--out", str(file)])
-    run = json.loads(file.read_text())
-    machine = {
-        "device",
-        "cores",
-        "threads",
-        "date",
-        "load_average",
-        "load_average_after",
-        "versions",
-    }
-    assert machine | {"settings", "rows", "slopes"} == set(run)
-    assert run["settings"]["near"] == 8
-    assert len(run["rows"]) == len(rivals(SHAPE)) * len(PASSES)
-    assert run["slopes"] == {}
-
-
 def test_masks_are_those_of_the_curves_at_any_size():
     for n in (1, 100, 4096):
         zero, last = torch.tensor(0), torch.tensor(n - 1)
         for name, mask_mod in masks(n).items():
             assert mask_mod(zero, zero, last, last), name
-
-
-@pytest.mark.filterwarnings("default")  # the compiler's own deprecations are not ours
-def test_masks_are_timed_and_counted(monkeypatch, capsys):
-    monkeypatch.setattr(
-        "fractal_lib.benchmark.masks.masks", lambda n, device: {"dragon": masks(n)["dragon"]}
-    )
-    (record,) = benchmark_masks([300], heads=1, width=16, seconds=0.001)
-    assert record["seconds"] > 0
-    # the first queries reach none of the last 44 creases
-    assert record["skipped"] == pytest.approx(1 / 9)
-    assert "dragon" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -153,19 +106,6 @@ def test_bad_numbers_are_refused(bad):
     for benchmark in (benchmark_self_attention, benchmark_masks):
         with pytest.raises(ValueError, match="must be positive"):
             benchmark(**bad)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("also", [[], ["--masks"]])
-def test_a_missing_device_is_told_in_a_sentence(also, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--device", "cuda", *also])
-    assert stop.value.code == 2
-    assert (
-        capsys.readouterr()
-        .err.strip()
-        .endswith("PyTorch finds no CUDA device on this machine: use --device cpu")
-    )
 
 
 def test_threads_are_given_back():

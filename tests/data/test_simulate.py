@@ -31,6 +31,41 @@ def test_observations_carry_the_noise_asked_for():
         assert abs(error.std().item() / 0.3 - 1) < 4 / math.sqrt(2 * error.numel())
 
 
+@pytest.mark.parametrize("name", ["lorenz", "one lorenz", "ornstein_uhlenbeck", "double_well"])
+def test_the_noise_of_observations_is_independent_in_every_axis(name):
+    """Along an axis that the noise was repeated over, its mean would vary as much as itself."""
+    simulation = {
+        "lorenz": lambda: lorenz(40, 50, noise=0.3, inner=1),
+        "one lorenz": lambda: lorenz(1, 2000, 5.0, noise=0.3, inner=1),
+        "ornstein_uhlenbeck": lambda: ornstein_uhlenbeck(40, 50, 9.0, noise=0.3),
+        "double_well": lambda: double_well(40, 50, 1.0, noise=0.3),
+    }[name]()
+    error = (simulation.observed - simulation.latent) / 0.3  # (B, n, Z), standard normal
+    for axis, length in enumerate(error.shape):
+        if length > 1:
+            means = error.mean(axis) * length**0.5  # standard normal too
+            assert abs(means.square().mean() - 1) < 5 * (2 / means.numel()) ** 0.5, axis
+            ahead, behind = error.narrow(axis, 1, length - 1), error.narrow(axis, 0, length - 1)
+            assert abs((ahead * behind).mean()) < 5 / ahead.numel() ** 0.5, axis
+
+
+def test_the_noise_in_a_lorenz_path_is_independent_in_every_axis():
+    """One step of Euler-Maruyama between rows gives the noise back: (path, row, coordinate)."""
+    batch, n, dt = 300, 30, 1e-4
+    got = lorenz(batch, n, dt * (n - 1), noise=0, inner=1, start=torch.tensor([5.0, -6.0, 20.0]))
+    path = got.latent * got.sd + got.mean
+    x, y, w = path[:, :-1].unbind(-1)
+    drift = torch.stack([10 * (y - x), 28 * x - y - x * w, x * y - 8 / 3 * w], -1)
+    increments = (path[:, 1:] - path[:, :-1] - drift * dt) / (0.15 * path[:, :-1]) / dt**0.5
+    assert abs(increments.square().mean() - 1) < 5 * (2 / increments.numel()) ** 0.5
+    for axis, length in enumerate(increments.shape):
+        means = increments.mean(axis) * length**0.5
+        assert abs(means.square().mean() - 1) < 5 * (2 / means.numel()) ** 0.5, axis
+        ahead = increments.narrow(axis, 1, length - 1)
+        behind = increments.narrow(axis, 0, length - 1)
+        assert abs((ahead * behind).mean()) < 5 / ahead.numel() ** 0.5, axis
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_lorenz_without_noise_in_the_path_follows_the_equations(batch, monkeypatch):
     class Still:

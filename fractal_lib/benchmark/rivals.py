@@ -1,0 +1,95 @@
+"""What the rivals of the posterior share: the straight line's errors, and how a run is judged."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fractal_lib.benchmark.timer import Clock
+from fractal_lib.checks import optional
+from fractal_lib.inference.metrics import scores
+
+__all__ = ["distances", "judge", "left_out_mse", "print_run", "structural_model"]
+
+Predicted = tuple[np.ndarray, np.ndarray, dict]
+
+
+def structural_model(values: np.ndarray, level: str, **components: Any) -> Any:
+    """Of statsmodels, whose own annotations know neither names of levels nor what a fit returns.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    name = "statsmodels.tsa.statespace.structural"
+    return optional(name, "this rival").UnobservedComponents(values, level, **components)
+
+
+def distances(known: np.ndarray, n: int) -> np.ndarray:
+    """(n,) rows to the nearest of the rows ``known`` (M,), sorted.
+
+    >>> distances(np.array([1, 4]), 6).tolist()
+    [1, 0, 1, 1, 0, 1]
+    """
+    every = np.arange(n)
+    after = np.searchsorted(known, every)
+    around = [known[np.clip(after - 1, 0, None)], known[np.clip(after, None, len(known) - 1)]]
+    return np.abs(np.stack(around) - every).min(0)
+
+
+def left_out_mse(values: np.ndarray, known: np.ndarray, distance: int) -> np.ndarray:
+    """Mean square error of a straight line at the known rows when those nearer than ``distance``
+    rows are not used: what the line errs by, as far from what it knows.
+
+    Args:
+        values: (n, C), read at the known rows alone.
+        known: (M,) int, sorted.
+        distance: in rows, at least 1.
+
+    Returns:
+        (C,).
+
+    >>> left_out_mse(np.arange(9.0)[:, None] ** 2, np.arange(9), 1)  # off by 1 in the middle of 2
+    array([1.])
+    """
+    left = np.searchsorted(known, known - distance, "right") - 1
+    right = np.searchsorted(known, known + distance)
+    inside = (left >= 0) & (right < len(known))
+    here, a, b = known[inside], known[left[inside]], known[right[inside]]
+    line = values[a] + (values[b] - values[a]) * ((here - a) / (b - a))[:, None]
+    return ((values[here] - line) ** 2).mean(0)
+
+
+def judge(
+    predict: Callable[[], Predicted], truth: np.ndarray, parts: Mapping[str, np.ndarray]
+) -> dict:
+    """Run a rival, and score it.
+
+    Args:
+        predict: returns mean and standard deviation, of the shape of ``truth``, and what more there
+            is to record.
+        truth: what it is judged by.
+        parts: by name, (n,) bool; each with a row is scored for itself.
+
+    Returns:
+        ``wall_s``, ``cpu_s``, ``report`` with the `scores` of every part, ``warnings`` that were
+        raised, and the rest of what ``predict`` says.
+    """
+    with warnings.catch_warnings(record=True) as caught, Clock() as clock:
+        warnings.simplefilter("always")
+        mean, std, more = predict()
+    report = {
+        name: scores(mean[part], std[part], truth[part])
+        for name, part in parts.items()
+        if part.any()
+    }
+    raised = sorted({f"{one.category.__name__}: {one.message}" for one in caught})
+    return clock.taken() | {"report": report, "warnings": raised} | more
+
+
+def print_run(title: str, run: dict) -> None:
+    """A run, a line for each part that was scored."""
+    print(f"{title}: {run['cpu_s']} CPU seconds; {'; '.join(run['warnings']) or 'no warnings'}")
+    for part, result in run["report"].items():
+        words = "  ".join(f"{key} {value:.4g}" for key, value in result.items())
+        print(f"    {part:12} {words}", flush=True)
