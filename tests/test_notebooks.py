@@ -120,7 +120,7 @@ def plots(cell):
 
 
 def figures(nb):
-    """Every figure that a cell shows has a caption, a name and alt text; a slider brings its own."""
+    """A figure that a cell shows has a caption, a name and alt text; a slider brings its own."""
     found = []
     for cell in filter(plots, code_cells(nb)):
         meta = cell.metadata.get("mystnb", {})
@@ -188,7 +188,10 @@ def test_chapter_is_stored_without_noise(path):
 def sound():
     """The smallest chapter that every check accepts."""
     md, code = new_markdown_cell, new_code_cell
-    intro = "# Draw a line\n\n**You will do** a\n**You will learn** b\n**You need** c\n**Time** d\n\n![a line](a.svg)"
+    intro = (
+        "# Draw a line\n\n**You will do** a\n**You will learn** b\n**You need** c\n**Time** d\n\n"
+        "![a line](a.svg)"
+    )
     figure = {
         "mystnb": {
             "figure": {"caption": "A line.", "name": "fig-line"},
