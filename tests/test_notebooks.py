@@ -16,7 +16,10 @@ import nbformat
 import notebooks
 import pytest
 import yaml
+from nbconvert import HTMLExporter, ScriptExporter
+from nbconvert.filters.widgetsdatatypefilter import WIDGET_STATE_MIMETYPE
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted(
@@ -180,6 +183,35 @@ def test_chapter_keeps_the_frame(path, check):
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_chapter_is_stored_without_noise(path):
     assert notebooks.noise(path) == []
+
+
+def exported(nb, **options):
+    """The page that nbconvert makes of an executed notebook."""
+    exporter = HTMLExporter(config=Config({"NbConvertBase": options}))
+    return exporter.from_notebook_node(nb)[0]
+
+
+def test_an_exported_page_keeps_its_slider_where_html_is_preferred():
+    """As CONTRIBUTING.md says; the option is needed, or the widget wins, whose scripts are elsewhere."""
+    views, states = "application/vnd.jupyter.widget-view+json", WIDGET_STATE_MIMETYPE
+    slider = '<figure class="fractal-explore">a</figure>'
+    nb = new_notebook(cells=[new_code_cell("explore(draw)")])
+    nb.cells[0].outputs = [
+        new_output("display_data", {"text/html": slider, views: {"model_id": "m"}})
+    ]
+    nb.metadata.widgets = {states: {"state": {"m": {}}, "version_major": 2, "version_minor": 0}}
+    option = re.search(r"display_data_priority=\"(.+?)\"", (ROOT / "CONTRIBUTING.md").read_text())[
+        1
+    ]
+    assert slider in exported(nb, display_data_priority=yaml.safe_load(option))
+    assert slider not in exported(nb)
+
+
+def test_a_chapter_becomes_a_script_with_its_prose():
+    nb = nbformat.reads(notebooks.stored(sound()), as_version=4)
+    text, resources = ScriptExporter().from_notebook_node(nb)
+    assert resources["output_extension"] == ".py"
+    assert "# # Draw a line" in text
 
 
 # ---- the checks themselves -----------------------------------------------------------------------
