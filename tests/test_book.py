@@ -147,7 +147,7 @@ def test_the_address_of_the_book_leads_to_its_first_page(browser, site):
         assert trouble == []
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", [c for c in CHAPTERS if (ROOT / f"{c}.ipynb").is_file()])
 def test_chapter_opens_in_colab(browser, site, name):
     place = address.slug(address.current())
     with opened(browser, f"{site}/{name}.html") as (page, _):

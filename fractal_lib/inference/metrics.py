@@ -36,7 +36,7 @@ def scores(mean: np.ndarray, sd: np.ndarray, truth: np.ndarray) -> dict[str, flo
     z = (truth - mean) / sd
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
     crps = sd * (
-        z * torch.special.erf(torch.from_numpy(z / math.sqrt(2))).numpy()
+        z * torch.special.erf(torch.as_tensor(z / math.sqrt(2))).numpy()
         + 2 * density
         - 1 / math.sqrt(math.pi)
     )

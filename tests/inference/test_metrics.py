@@ -99,3 +99,7 @@ def test_the_true_distribution_is_best_in_the_mean():
 def test_bad_arguments_are_named(mean, sd, truth):
     with pytest.raises(ValueError, match="three arrays of one shape, sd > 0; got"):
         scores(mean, sd, truth)
+
+
+def test_plain_numbers_are_taken_as_arrays_of_one_are():
+    assert scores(0.0, 1.0, 0.3) == scores(*(np.array([part]) for part in (0.0, 1.0, 0.3)))
