@@ -6,7 +6,6 @@ import importlib
 import operator
 from collections.abc import Callable
 from types import ModuleType
-from typing import SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -119,7 +118,7 @@ def as_int(value: object, name: str, least: int | None = None, most: int | None 
     """
     if not isinstance(value, int):
         try:
-            value = operator.index(cast(SupportsIndex, value))
+            value = operator.index(value)
         except TypeError:
             got = type(value).__name__
             raise TypeError(f"expected {name} as a whole number, got {got} {value!r}") from None
@@ -135,20 +134,9 @@ def as_int(value: object, name: str, least: int | None = None, most: int | None 
     return value
 
 
-_EXTRAS = {  # root of a module -> the extra of pyproject.toml that brings it
-    "scipy": "data",
-    "pandas": "data",
-    "statsmodels": "data",
-    "sklearn": "data",
-    "matplotlib": "plot",
-    "ipywidgets": "plot",
-    "PIL": "plot",
-    "tqdm": "train",
-}
-
-
 def optional(module: str, what: str) -> ModuleType:
-    """A module that fractal_lib does without, or one sentence that says how to get it.
+    """A module that `pip install fractal-lib` does not bring, or one sentence that says how to get
+    it.
 
     Args:
         module: its full name.
@@ -157,19 +145,14 @@ def optional(module: str, what: str) -> ModuleType:
     Raises:
         ImportError: if it is not installed.
 
-    >>> optional("math", "anything").sqrt(4)
-    2.0
     >>> optional("no_such_module", "fit()")
     Traceback (most recent call last):
     ...
-    ImportError: fit() needs no_such_module: pip install no_such_module, or fractal-lib[all]
+    ImportError: fit() needs no_such_module: pip install "fractal-lib[all]"
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         root = module.partition(".")[0]
         package = {"sklearn": "scikit-learn", "PIL": "pillow"}.get(root, root)
-        extra = _EXTRAS.get(root, "all")
-        raise ImportError(
-            f"{what} needs {package}: pip install {package}, or fractal-lib[{extra}]"
-        ) from error
+        raise ImportError(f'{what} needs {package}: pip install "fractal-lib[all]"') from error
