@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_float", "as_int", "as_mask", "as_tensor", "optional", "require"]
+__all__ = ["as_float", "as_int", "as_mask", "as_positive", "as_tensor", "optional", "require"]
 
 
 def require(
@@ -132,6 +132,28 @@ def as_int(value: object, name: str, least: int | None = None, most: int | None 
         )
         raise ValueError(f"expected {name} {bounds}, got {value}")
     return value
+
+
+def as_positive(value: object, name: str) -> float:
+    """A positive, finite number from whatever holds one (numpy's and tensors too).
+
+    Raises:
+        TypeError: for what is no single number. ValueError: for one that is not positive and
+            finite.
+
+    >>> as_positive(np.float32(0.5), "dt")
+    0.5
+    """
+    try:
+        number = float(np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value))
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, str | bytes):
+        got = type(value).__name__
+        raise TypeError(f"expected {name} as one number, got {got} {value!r}") from None
+    if not 0 < number < float("inf"):
+        raise ValueError(f"expected {name} as a positive, finite number, got {number}")
+    return number
 
 
 def optional(module: str, what: str) -> ModuleType:

@@ -148,7 +148,7 @@ def autoregression(values, observed, simulation):
         "log_likelihoods": likelihoods,
     }
     more |= {"noise": np.sqrt(noise).tolist()}
-    return fit.mean[0, :, :channels] + centre, fit.sd[0, :, :channels], more
+    return fit.mean[0, :, :channels] + centre, fit.std[0, :, :channels], more
 
 
 def _companion(lags, process_noise, noise, together):
@@ -164,7 +164,7 @@ def _companion(lags, process_noise, noise, together):
 
 def equations(values, observed, simulation, passes=1):
     """`gaussian_smoother` with all that the simulator knew but the path and the shocks."""
-    centre, scale = simulation.mean.numpy(), simulation.sd.numpy()
+    centre, scale = simulation.mean.numpy(), simulation.std.numpy()
     dt = float(simulation.times[-1]) / (len(values) - 1)
     raw = values * scale + centre
     start = centre, np.diag(scale**2)

@@ -1,8 +1,13 @@
 """The weekly carbon dioxide record of Mauna Loa, and how the book holds parts of a series out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from fractal_lib.checks import as_int, optional
+from fractal_lib.inference.series import as_array, as_flags
+
+__all__ = ["Series", "co2", "holdout"]
 
 
 class Series(NamedTuple):
@@ -44,12 +49,7 @@ def co2() -> Series:
     >>> print(series.dates[0], series.values[0], series.unit)
     1958-03-29 316.1 ppmv
     """
-    try:
-        from statsmodels.datasets import co2 as source
-    except ImportError as error:
-        raise ImportError(
-            "co2() reads a series that ships with statsmodels: pip install statsmodels"
-        ) from error
+    source = optional("statsmodels.datasets.co2", "co2()")
     frame = source.load_pandas().data
     values = frame["co2"].to_numpy(dtype=np.float64)
     dates = frame.index.to_numpy().astype("datetime64[D]")
@@ -57,14 +57,15 @@ def co2() -> Series:
 
 
 def holdout(
-    observed: np.ndarray, share: float, seed: int, gap: slice | np.ndarray | None = None
+    observed: Any, fraction: float, seed: int, gap: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hold out scattered rows and, if asked, one whole stretch: two tests of different difficulty.
 
+    Arrays, tensors, lists and pandas series are taken alike.
+
     Args:
-        observed: (n,) bool, the rows that have a value.
-        share: part of the observed rows outside the gap to scatter, in [0, 1); rounded to whole
-            rows.
+        observed: (n,) bool, True for the rows that have a value.
+        fraction: of the observed rows outside the gap to scatter, in [0, 1); rounded to whole rows.
         seed: of numpy's generator.
         gap: a slice, or (n,) bool: the stretch that is held out as a whole.
 
@@ -74,31 +75,34 @@ def holdout(
             only; what is left to learn from is ``observed & ~scattered & ~stretch``.
 
     Raises:
-        ValueError: if ``share`` is outside [0, 1) or ``observed`` is not a vector of bool.
+        TypeError: if ``observed`` or ``gap`` is not bool.
+        ValueError: if ``fraction`` is outside [0, 1) or a shape is not (n,).
 
     Complexity: O(n).
 
     >>> series = co2()
     >>> year = series.dates.astype("datetime64[Y]") == np.datetime64("1985")
-    >>> scattered, stretch = holdout(series.observed, share=0.1, seed=0, gap=year)
+    >>> scattered, stretch = holdout(series.observed, fraction=0.1, seed=0, gap=year)
     >>> int(scattered.sum()), int(stretch.sum())
     (217, 51)
     """
-    observed = np.asarray(observed)
-    if observed.dtype != bool or observed.ndim != 1:
-        raise ValueError(
-            f"expected observed as (n,) bool, got {observed.dtype} of shape {observed.shape}"
-        )
-    if not 0 <= share < 1:
-        raise ValueError(f"expected share in [0, 1), got {share}")
+    observed, seed = as_flags(observed), as_int(seed, "seed", least=0)
+    if observed.ndim != 1:
+        raise ValueError(f"expected observed as (n,) bool, got shape {observed.shape}")
+    fraction = float(as_array(fraction, "fraction"))
+    if not 0 <= fraction < 1:
+        raise ValueError(f"expected fraction in [0, 1), got {fraction}")
     inside = np.zeros_like(observed)
-    if gap is not None:
+    if isinstance(gap, slice):
         inside[gap] = True
+    elif gap is not None:
+        inside = as_flags(gap, "gap")
+        if inside.shape != observed.shape:
+            raise ValueError(f"expected gap as {observed.shape} bool, got shape {inside.shape}")
     stretch = observed & inside
     candidates = np.flatnonzero(observed & ~inside)
     scattered = np.zeros_like(observed)
-    chosen = np.random.default_rng(seed).choice(
-        candidates, round(share * len(candidates)), replace=False
-    )
+    count = round(fraction * len(candidates))
+    chosen = np.random.default_rng(seed).choice(candidates, count, replace=False)
     scattered[chosen] = True
     return scattered, stretch

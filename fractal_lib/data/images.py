@@ -1,6 +1,10 @@
-"""Pictures that ship inside installed packages: a slice of a head, a landscape, handwritten digits."""
+"""Pictures that ship inside installed packages: a slice of a head, a landscape, written digits."""
 
 import numpy as np
+
+from fractal_lib.checks import optional
+
+__all__ = ["digits", "elevation", "mri"]
 
 
 def mri() -> np.ndarray:
@@ -62,21 +66,9 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     >>> images.shape, labels[:3]
     ((1797, 8, 8), array([0, 1, 2]))
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            "digits() reads pictures that ship with scikit-learn: pip install scikit-learn"
-        ) from error
-    source = load_digits()
+    source = optional("sklearn.datasets", "digits()").load_digits()
     return source.images.astype(np.float64), source.target.astype(np.int64)
 
 
 def _sample(name: str, file: str):
-    try:
-        from matplotlib.cbook import get_sample_data
-    except ImportError as error:
-        raise ImportError(
-            f"{name}() reads a picture that ships with matplotlib: pip install matplotlib"
-        ) from error
-    return get_sample_data(file)
+    return optional("matplotlib.cbook", f"{name}()").get_sample_data(file)

@@ -8,6 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fractal_lib.checks import as_int
+
+__all__ = ["byte_batch", "docstrings"]
+
 
 @lru_cache(maxsize=1)
 def docstrings() -> bytes:
@@ -70,15 +74,18 @@ def byte_batch(text: bytes, batch: int, length: int, generator: torch.Generator)
         generator: of the places where they begin, each as likely as any other.
 
     Raises:
+        TypeError: if the text is not bytes, or a size is no whole number.
         ValueError: if the text is too short, or a size is below 1.
+
+    Complexity: O(len(text) + batch length).
 
     >>> byte_batch(b"abcdef", 2, 3, torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3])
     """
-    if min(batch, length) < 1 or len(text) < length:
-        raise ValueError(
-            f"expected batch >= 1 and 1 <= length <= {len(text)}, got {batch=}, {length=}"
-        )
+    if not isinstance(text, bytes | bytearray):
+        raise TypeError(f"expected text as bytes, got {type(text).__name__}: text.encode()")
+    batch = as_int(batch, "batch", least=1)
+    length = as_int(length, "length", least=1, most=len(text))
     table = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     start = torch.randint(len(text) - length + 1, (batch, 1), generator=generator)
     return table[start + torch.arange(length)].long()

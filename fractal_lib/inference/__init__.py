@@ -1,4 +1,4 @@
-"""Smoothing that is exact, or a rival: Kalman's, on a grid, with the equations known; and scores."""
+"""Smoothers to compare with: Kalman's, on a grid, with the equations known; and scores."""
 
 from fractal_lib.inference.extended import gaussian_smoother, lorenz_moments
 from fractal_lib.inference.grid import grid_smoother

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fractal_lib.posterior.base import Posterior
+from fractal_lib.checks import as_int, as_positive
+from fractal_lib.posterior.base import Posterior, as_times
 from fractal_lib.posterior.marginals import Marginals
-from fractal_lib.posterior.observations import Observations
+from fractal_lib.posterior.observations import Observations, as_observations
 
 __all__ = ["ElboTerms", "LatentSDE"]
 
@@ -27,7 +28,7 @@ class ElboTerms(NamedTuple):
 
     @property
     def negative_elbo(self) -> Tensor:
-        """Their sum, (B,): at least -log p(x) on average, if ``nll`` is that of all observations."""
+        """Their sum, (B,): at least -log p(x) on average, if ``nll`` counts all observations."""
         return self.kl_initial + self.kl_path + self.nll
 
 
@@ -45,23 +46,30 @@ class LatentSDE(nn.Module):
 
     The negative log likelihood of a series is at most its negative ELBO,
 
-        KL(q(z_0) || p(z_0))  +  T E_t E_q [ |f - h|^2 / (2 g^2) ]  -  N E_i E_q [ log p(x_i | z_i)
-        ],
+        KL(q(z_0) || p(z_0)) + T E_t E_q [ |f - h|^2 / (2 g^2) ] - N E_i E_q [ log p(x_i | z_i) ],
 
     with t uniform on [0, 1], i uniform over the N observations, and the posterior's drift
 
         f = (dm/dt + eps ds/dt) / T  -  g^2 eps / (2 s)  +  d(g^2)/dz / 2,     z = m + s eps.
 
-    Source: Bartosh, Vetrov and Naesseth (2025), SDE Matching, its terms L_prior, L_diff and L_rec;
-    chapter ``posterior/latent_sde``.
+    Raises:
+        ValueError: for parts whose ``latent_size`` differs, where they have one.
+
+    Complexity: a step costs that of the posterior at 1 + 2 Q times, whatever N is. Source: Bartosh,
+    Vetrov and Naesseth (2025), SDE Matching, its terms L_prior, L_diff and L_rec; chapter
+    ``posterior/latent_sde``.
 
     >>> from fractal_lib.posterior import LadderPosterior, LinearGaussianLikelihood, PriorSDE
     >>> data = Observations(torch.randn(5, 41, 2))
-    >>> model = LatentSDE(PriorSDE(3, 16), LinearGaussianLikelihood(3, 2, noise=0.1), LadderPosterior(data, 3, 16))
-    >>> series = torch.tensor([0, 1, 4])
-    >>> model(data, model.posterior.prepare(data), series).negative_elbo.shape
+    >>> likelihood = LinearGaussianLikelihood(3, 2, noise=0.1)
+    >>> model = LatentSDE(PriorSDE(3, 16), likelihood, LadderPosterior(data, 3, 16))
+    >>> model(data, model.posterior.prepare(data), [0, 1, 4]).negative_elbo.shape
     torch.Size([3])
     """
+
+    prior: Any  # a module, perhaps the user's own
+    likelihood: Any
+    posterior: Posterior
 
     def __init__(
         self,
@@ -73,13 +81,22 @@ class LatentSDE(nn.Module):
     ):
         super().__init__()
         self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
-        self.scaled = scaled
+        self.scaled = bool(scaled)
+        parts = {"prior": prior, "likelihood": likelihood, "posterior": posterior}
+        sizes = {name: getattr(part, "latent_size", None) for name, part in parts.items()}
+        if len({size for size in sizes.values() if size is not None}) > 1:
+            got = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise ValueError(f"expected parts of one latent_size, got {got}")
+
+    def extra_repr(self) -> str:
+        """How the likelihood counts."""
+        return f"scaled={self.scaled}"
 
     def forward(
         self,
         data: Observations,
         prepared: Any,
-        series: Tensor,
+        series: Any,
         num_times: int = 1,
         generator: torch.Generator | None = None,
     ) -> ElboTerms:
@@ -88,16 +105,20 @@ class LatentSDE(nn.Module):
         Args:
             data: `Observations`.
             prepared: ``posterior.prepare(data)``, of the same ``data``.
-            series: (B,) int64, which of them.
+            series: (B,) whole numbers, which of them.
             num_times: Q, times drawn for the drift and observations drawn for the likelihood, a
                 series.
             generator: of the random numbers, on the device of the data.
 
         Raises:
-            ValueError: if ``prepared`` was made from other observations.
+            TypeError: for data that are not `Observations`, or series that are no whole numbers.
+            ValueError: if ``prepared`` was made from other observations, a series is not among
+                them, or a size of the posterior, the prior or the likelihood does not fit.
 
-        Complexity: the posterior is asked once, at 1 + 2 Q times.
+        Complexity: the posterior is evaluated once, at 1 + 2 Q times.
         """
+        series = as_observations(data).series_index(series)
+        num_times = as_int(num_times, "num_times", least=1)
         if getattr(prepared, "data", prepared) is not data:
             raise ValueError("prepared was made from other observations: posterior.prepare(data)")
         shape, device = (len(series), num_times), data.values.device
@@ -112,12 +133,13 @@ class LatentSDE(nn.Module):
         q = self.posterior(prepared, series, torch.cat([zero, at_drift, at_row], 1))  # (B, 1 + 2 Q)
         noise = torch.randn(q.mean.shape, generator=generator, device=device, dtype=q.mean.dtype)
         first, middle, last = slice(0, 1), slice(1, 1 + num_times), slice(1 + num_times, None)
+        kl_initial = self._kl(q.mean[:, first], q.std[:, first])  # first: it compares the sizes
         z = q.mean[:, last] + q.std[:, last] * noise[:, last]
         log_prob = self.likelihood.log_prob(x.to(z), z).mean(1)  # (B,)
         within = Marginals(*(part[:, middle] for part in q))
         mismatch = self._mismatch(within, noise[:, middle], at_drift, data.duration).mean(1)
         return ElboTerms(
-            self._kl(q.mean[:, first], q.std[:, first]),
+            kl_initial,
             data.duration * mismatch,
             -(data.counts[series].to(z) if self.scaled else 1) * log_prob,
         )
@@ -125,7 +147,13 @@ class LatentSDE(nn.Module):
     def _kl(self, mean: Tensor, std: Tensor) -> Tensor:
         """KL(q(z_0) || p(z_0)), (B,)."""
         normal = torch.distributions.Normal
-        p = normal(*self.prior.initial(), validate_args=False)
+        initial = self.prior.initial()
+        if mean.shape[-1:] != initial[0].shape:  # nothing is repeated to fit
+            raise ValueError(
+                f"expected a posterior of latent size {len(initial[0])}, the prior's, got "
+                f"{mean.shape[-1]}"
+            )
+        p = normal(*initial, validate_args=False)
         q = normal(mean, std, validate_args=False)
         return torch.distributions.kl_divergence(q, p).sum((1, 2))
 
@@ -139,9 +167,9 @@ class LatentSDE(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The posterior's drift f at z = mean + std eps; g^2; z: (B, Q, Z) each."""
         z = q.mean + q.std * eps
-        g2, pull = torch.func.vjp(lambda z: self.prior.diffusion(z, t) ** 2, z)
+        g2, gradient, *_ = torch.func.vjp(lambda z: self.prior.diffusion(z, t) ** 2, z)
         # g_i depends on z_i alone: this is the derivative of each by its own
-        (dg2,) = pull(torch.ones_like(z))
+        (dg2,) = gradient(torch.ones_like(z))
         along = (q.mean_dt + q.std_dt * eps) / duration
         return along - g2 * eps / (2 * q.std) + dg2 / 2, g2, z
 
@@ -155,9 +183,16 @@ class LatentSDE(nn.Module):
     ) -> Tensor:
         """Paths of the prior by Euler-Maruyama: (samples, steps + 1, Z), at even times from 0 to
         ``duration``.
+
+        Raises:
+            TypeError, ValueError: for numbers that are not positive, or sizes that are not whole.
+
+        Complexity: O(samples steps) calls of the prior, ``steps`` of them one after another.
         """
-        mean, sd = self.prior.initial()
-        z = mean + sd * _normal((samples, len(mean)), mean, generator)
+        samples, steps = as_int(samples, "samples", least=1), as_int(steps, "steps", least=1)
+        duration = as_positive(duration, "duration")
+        mean, std = self.prior.initial()
+        z = mean + std * _normal((samples, len(mean)), mean, generator)
         path, tau = [z], duration / steps
         for step in range(steps):
             t = torch.full((samples,), step / steps, device=z.device, dtype=torch.float64)
@@ -170,7 +205,7 @@ class LatentSDE(nn.Module):
     def sample_posterior(
         self,
         data: Observations,
-        series: Tensor,
+        series: Any,
         steps: int,
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -178,9 +213,16 @@ class LatentSDE(nn.Module):
         (B,).
 
         At every t its values are distributed as N(mean(t), std(t)^2), up to the step; the path
-        tells how they are correlated. Choose the step well below the time in which the posterior
-        forgets, min std^2 / g^2.
+        tells how they are correlated. Choose the step well below the posterior's correlation time,
+        min std^2 / g^2.
+
+        Raises:
+            TypeError, ValueError: for data, series or steps that do not fit.
+
+        Complexity: that of the posterior at ``steps + 1`` times, and ``steps`` calls of the prior.
         """
+        series = as_observations(data).series_index(series)
+        steps = as_int(steps, "steps", least=1)
         prepared = self.posterior.prepare(data)
         t = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=data.values.device)
         t = t.repeat(len(series), 1)
@@ -197,9 +239,16 @@ class LatentSDE(nn.Module):
         return torch.stack(path, 1)
 
     @torch.no_grad()
-    def predict(self, data: Observations, series: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and sd of an observation at t (B, Q) of series (B,), given the data: (B, Q, X) each."""
-        q = self.posterior(self.posterior.prepare(data), series, t)
+    def predict(self, data: Observations, series: Any, t: Any) -> tuple[Tensor, Tensor]:
+        """Mean and std of an observation at t (B, Q) of series (B,), given the data: (B, Q, X).
+
+        Raises:
+            TypeError, ValueError: for data, series or times that do not fit.
+
+        Complexity: that of preparing the data, and of the posterior at B Q times.
+        """
+        series = as_observations(data).series_index(series)
+        q = self.posterior(self.posterior.prepare(data), series, as_times(t, series))
         return self.likelihood.predict(q.mean, q.std)
 
 

@@ -1,6 +1,8 @@
-"""Heads: a context and a time to the mean and spread of a latent (chapter
+"""Heads: a context and a time to the mean and std of a latent (chapter
 ``posterior/combined_head``).
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from fractal_lib.attention.dragon import DragonCurveAttention
 from fractal_lib.attention.fractal import FractalAttention
 from fractal_lib.attention.hilbert import HilbertCurveAttention
 from fractal_lib.attention.mixture import MixtureAttention
+from fractal_lib.checks import as_float, as_int
 from fractal_lib.posterior.marginals import Marginals, push_forward
 
 __all__ = ["PosteriorAffine", "UltimateFractalPosteriorAffine"]
@@ -28,6 +31,7 @@ class PosteriorAffine(nn.Module):
             original head, to rounding, and loads its ``state_dict`` (``net.0.weight`` and so on).
         init_logstd: log s before training, for every context and t; the last layer's weights for
             log s start at 0.
+        device, dtype: of the network's parameters; the attention keeps its own.
 
     The context ctx is (B, 1 + n, H): a header, which is added to what is read, and n rows in order
     of time. A query is t (B, 1) in [0, 1].
@@ -50,20 +54,31 @@ class PosteriorAffine(nn.Module):
         hidden_size: int,
         attention: ContextAttention | None = None,
         init_logstd: float = -0.5,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        if latent_size < 1 or hidden_size < 1:
-            raise ValueError(f"sizes must be at least 1, got {latent_size=}, {hidden_size=}")
+        self.latent_size = as_int(latent_size, "latent_size", least=1)
+        self.hidden_size = as_int(hidden_size, "hidden_size", least=1)
         attention = DenseAttention() if attention is None else attention
         if not isinstance(attention, ContextAttention):
             raise TypeError(f"attention must be a ContextAttention, got {type(attention).__name__}")
-        self.latent_size, self.hidden_size = latent_size, hidden_size
         self.attention = attention
-        self.net = affine_net(hidden_size + 1, hidden_size, latent_size, init_logstd)
+        sizes = self.hidden_size + 1, self.hidden_size, self.latent_size
+        self.net = affine_net(*sizes, init_logstd, device=device, dtype=dtype)
 
-    def get_coeffs(self, ctx: Tensor, t: Tensor) -> Coefficients:
-        """Mean m and spread s, (B, Z) each, for ctx (B, 1 + n, H) and t (B, 1)."""
-        _check_one_time(ctx, t)
+    def reset_parameters(self) -> None:
+        """The network's parameters as drawn anew; the attention keeps its own."""
+        self.net.reset_parameters()
+
+    def extra_repr(self) -> str:
+        """Sizes."""
+        return f"latent_size={self.latent_size}, hidden_size={self.hidden_size}"
+
+    def get_coeffs(self, ctx: Any, t: Any) -> Coefficients:
+        """Mean m and std s, (B, Z) each, for ctx (B, 1 + n, H) and t (B, 1)."""
+        ctx, t = self._one_time(ctx, t)
         u = self._read(ctx, t)
         m, log_s = (
             self.net(torch.cat([u, t.to(u.dtype).unsqueeze(-1)], -1)).squeeze(1).chunk(2, dim=-1)
@@ -71,7 +86,7 @@ class PosteriorAffine(nn.Module):
         return m, log_s.exp()
 
     def forward(
-        self, ctx: Tensor, t: Tensor, return_t_dir: bool = False
+        self, ctx: Any, t: Any, return_t_dir: bool = False
     ) -> Coefficients | tuple[Coefficients, Coefficients]:
         """(m, s); with ``return_t_dir`` also their derivatives in t: ((m, s), (dm, ds)).
 
@@ -79,28 +94,49 @@ class PosteriorAffine(nn.Module):
         """
         if not return_t_dir:
             return self.get_coeffs(ctx, t)
-        _check_one_time(ctx, t)
+        ctx, t = self._one_time(ctx, t)
         m, s, dm, ds = (part.squeeze(1) for part in self.get_marginals(ctx, t))
         return (m, s), (dm, ds)
 
-    def get_marginals(self, ctx: Tensor, t: Tensor) -> Marginals:
-        """Means, spreads and their derivatives at many times of each context, t (B, Q), by one
-        read.
-        """
-        u, du = torch.func.jvp(lambda s: self._read(ctx, s), (t,), (torch.ones_like(t),))
+    def get_marginals(self, ctx: Any, t: Any) -> Marginals:
+        """Mean, std and their derivatives at many times of each context, t (B, Q), by one read."""
+        ctx, t = self._inputs(ctx, t)
+        u, du, *_ = torch.func.jvp(lambda s: self._read(ctx, s), (t,), (torch.ones_like(t),))
         time = t.to(u.dtype).unsqueeze(-1)
         # (B, Q, H + 1)
         x, dx = torch.cat([u, time], -1), torch.cat([du, torch.ones_like(time)], -1)
         return Marginals.of(*push_forward(self.net, x, dx))
 
-    def _read(self, ctx: Tensor, t: Tensor) -> Tensor:
-        """Header and what is read at t, added up: (B, Q, H)."""
+    def _one_time(self, ctx: Any, t: Any) -> tuple[Tensor, Tensor]:
+        ctx, t = self._inputs(ctx, t)
+        if t.shape[1] != 1:
+            raise ValueError(
+                f"expected t of shape {(len(ctx), 1)}, one time per context, got {tuple(t.shape)}"
+            )
+        return ctx, t
+
+    def _inputs(self, ctx: Any, t: Any) -> tuple[Tensor, Tensor]:
+        """Context and times as tensors that fit; a context in wider numbers than the network's is
+        rounded to them.
+        """
+        ctx, dtype = as_float(ctx, "ctx"), self.net[0].weight.dtype
+        if ctx.dtype.itemsize > dtype.itemsize:
+            ctx = ctx.to(dtype)
+        t = as_float(t, "t").to(ctx.device)
         if ctx.dim() != 3 or ctx.shape[1] < 2 or ctx.shape[2] != self.hidden_size:
             raise ValueError(
                 f"expected ctx (B, 1 + n, {self.hidden_size}) with n >= 1, got {tuple(ctx.shape)}"
             )
         if t.dim() != 2 or t.shape[0] != ctx.shape[0]:
-            raise ValueError(f"expected t (B, Q) with B = {ctx.shape[0]}, got {tuple(t.shape)}")
+            one = (ctx.shape[0], 1)
+            raise ValueError(
+                f"expected t (B, Q) with B = {one[0]}, or {one}, one time per context, got "
+                f"{tuple(t.shape)}"
+            )
+        return ctx, t
+
+    def _read(self, ctx: Tensor, t: Tensor) -> Tensor:
+        """Header and what is read at t, added up: (B, Q, H)."""
         context = self.attention.prepare(ctx[:, 1:])
         reads = self.attention.reads(t, context.tree)
         if context.tree.levels > 1:  # pooled rows are a tensor of their own
@@ -124,9 +160,10 @@ class UltimateFractalPosteriorAffine(PosteriorAffine):
         latent_size: Z, size of the latent.
         hidden_size: H, size of a row of the context.
         init_logstd: log s before training.
+        device, dtype: of all parameters.
 
     Attributes:
-        fractal_weights: (3,) parameter, logits of the shares of ladder, Hilbert curve and dragon.
+        fractal_weights: (3,) parameter, logits of the weights of ladder, Hilbert curve and dragon.
 
     Takes the place of the dense head as it is: same arguments, same calls. Complexity: at most 8
     log2(n) + 33 reads a query, where the dense head has n. Source: the original sketch's class of
@@ -138,37 +175,69 @@ class UltimateFractalPosteriorAffine(PosteriorAffine):
     torch.Size([8, 3])
     """
 
-    def __init__(self, latent_size: int, hidden_size: int, init_logstd: float = -0.5):
+    def __init__(
+        self,
+        latent_size: int,
+        hidden_size: int,
+        init_logstd: float = -0.5,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         attention = MixtureAttention(
             FractalAttention(), HilbertCurveAttention(), DragonCurveAttention()
+        ).to(device=device, dtype=dtype)
+        super().__init__(
+            latent_size, hidden_size, attention, init_logstd, device=device, dtype=dtype
         )
-        super().__init__(latent_size, hidden_size, attention, init_logstd)
 
     @property
     def fractal_weights(self) -> nn.Parameter:
-        """Logits of the shares of the three patterns."""
+        """Logits of the weights of the three patterns."""
+        assert isinstance(self.attention, MixtureAttention)
         return self.attention.logits
 
 
-def _check_one_time(ctx: Tensor, t: Tensor) -> None:
-    if t.shape != (ctx.shape[0], 1):
-        raise ValueError(
-            f"expected t of shape {(ctx.shape[0], 1)}, one time per context, got {tuple(t.shape)}"
-        )
+class AffineNet(nn.Sequential):
+    """The network of `PosteriorAffine`: inputs to (m, log s), log s a constant before training."""
+
+    def __init__(self, *layers: nn.Module, init_logstd: float):
+        super().__init__(*layers)
+        self.init_logstd = float(init_logstd)
+        self._start()
+
+    def reset_parameters(self) -> None:
+        """All parameters as drawn anew."""
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        last = self[-1]
+        assert isinstance(last, nn.Linear)
+        half = last.out_features // 2
+        last.weight[half:] = 0
+        last.bias[half:] = self.init_logstd
 
 
 def affine_net(
-    inputs: int, hidden_size: int, latent_size: int, init_logstd: float
-) -> nn.Sequential:
-    """The network of `PosteriorAffine`: inputs to (m, log s), log s a constant before training."""
-    net = nn.Sequential(
-        nn.Linear(inputs, hidden_size),
+    inputs: int,
+    hidden_size: int,
+    latent_size: int,
+    init_logstd: float,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> AffineNet:
+    """An `AffineNet` of two hidden layers."""
+    factory = {"device": device, "dtype": dtype}
+    return AffineNet(
+        nn.Linear(inputs, hidden_size, **factory),
         nn.SiLU(),
-        nn.Linear(hidden_size, hidden_size),
+        nn.Linear(hidden_size, hidden_size, **factory),
         nn.SiLU(),
-        nn.Linear(hidden_size, 2 * latent_size),
+        nn.Linear(hidden_size, 2 * latent_size, **factory),
+        init_logstd=init_logstd,
     )
-    with torch.no_grad():
-        net[-1].weight[latent_size:] = 0
-        net[-1].bias[latent_size:] = init_logstd
-    return net

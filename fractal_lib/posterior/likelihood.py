@@ -1,7 +1,11 @@
 """What is observed of a latent: the likelihood."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from fractal_lib.checks import as_float, as_int, as_positive
 
 __all__ = ["LinearGaussianLikelihood"]
 
@@ -11,34 +15,72 @@ class LinearGaussianLikelihood(nn.Module):
 
     Args:
         latent_size, channels: Z and X.
-        noise: sd of the noise, before training.
+        noise: std of the noise, before training.
         learn_noise: whether it is trained, one for each channel.
+        device, dtype: of the parameters, as in `torch.nn.Linear`.
+
+    Raises:
+        TypeError, ValueError: for sizes below 1, or a noise that is not a positive number.
+
+    Complexity: O(Z X) an observation.
 
     >>> likelihood = LinearGaussianLikelihood(latent_size=3, channels=2, noise=0.1)
     >>> likelihood.log_prob(torch.zeros(5, 2), torch.zeros(5, 3)).shape
     torch.Size([5])
     """
 
-    def __init__(self, latent_size: int, channels: int, noise: float, *, learn_noise: bool = False):
+    def __init__(
+        self,
+        latent_size: int,
+        channels: int,
+        noise: float,
+        *,
+        learn_noise: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
-        if not noise > 0:
-            raise ValueError(f"noise must be positive, got {noise}")
-        self.net = nn.Linear(latent_size, channels)
-        self.log_noise = nn.Parameter(
-            torch.full((channels,), noise).log(), requires_grad=learn_noise
+        self.latent_size = as_int(latent_size, "latent_size", least=1)
+        self.channels = as_int(channels, "channels", least=1)
+        self.initial_noise = as_positive(noise, "noise")
+        self.net = nn.Linear(self.latent_size, self.channels, device=device, dtype=dtype)
+        log_noise = torch.empty(self.channels, device=device, dtype=dtype)
+        self.log_noise = nn.Parameter(log_noise, requires_grad=learn_noise)
+        self._reset_noise()
+
+    def reset_parameters(self) -> None:
+        """All parameters as drawn anew."""
+        self.net.reset_parameters()
+        self._reset_noise()
+
+    @torch.no_grad()
+    def _reset_noise(self) -> None:
+        self.log_noise.fill_(self.initial_noise).log_()
+
+    def extra_repr(self) -> str:
+        """Sizes, and whether the noise is trained."""
+        return (
+            f"latent_size={self.latent_size}, channels={self.channels}, "
+            f"learn_noise={self.log_noise.requires_grad}"
         )
 
-    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x | z), (...,) for x (..., X) and z (..., Z)."""
-        mean = self.net(z)
-        return (
-            torch.distributions.Normal(mean, self.log_noise.exp(), validate_args=False)
-            .log_prob(x)
-            .sum(-1)
-        )
+    def log_prob(self, x: Any, z: Any) -> Tensor:
+        """log p(x | z), (...,) for x (..., X) and z (..., Z).
+
+        Raises:
+            ValueError: for another number of channels: nothing is repeated to fit.
+        """
+        x, z = as_float(x, "x"), as_float(z, "z")
+        if x.shape[-1:] != (self.channels,) or z.shape[-1:] != (self.latent_size,):
+            raise ValueError(
+                f"expected x (..., {self.channels}) and z (..., {self.latent_size}), got "
+                f"{tuple(x.shape)} and {tuple(z.shape)}"
+            )
+        normal = torch.distributions.Normal(self.net(z), self.log_noise.exp(), validate_args=False)
+        return normal.log_prob(x).sum(-1)
 
     def predict(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and sd of a new observation, noise included, where z ~ N(mean, std^2): (..., X)
+        """Mean and std of a new observation, noise included, where z ~ N(mean, std^2): (..., X)
         each.
         """
         variance = (std**2) @ (self.net.weight**2).mT + (2 * self.log_noise).exp()

@@ -36,6 +36,8 @@ def push_forward(net: nn.Sequential, x: Tensor, dx: Tensor) -> tuple[Tensor, Ten
         net: layers that take and give one tensor.
         x, dx: (..., in), one shape and dtype.
 
+    Complexity: twice that of the network.
+
     >>> push_forward(nn.Sequential(nn.SiLU()), torch.zeros(1), torch.ones(1))
     (tensor([0.]), tensor([0.5000]))
     """
@@ -43,6 +45,6 @@ def push_forward(net: nn.Sequential, x: Tensor, dx: Tensor) -> tuple[Tensor, Ten
         if isinstance(layer, nn.Linear):
             x, dx = layer(x), dx @ layer.weight.mT
         else:
-            x, pull = torch.func.vjp(layer, x)
-            (dx,) = pull(dx)
+            x, gradient, *_ = torch.func.vjp(layer, x)
+            (dx,) = gradient(dx)
     return x, dx

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fractal_lib.checks import as_float, as_mask, as_tensor, require
+from fractal_lib.checks import as_float, as_mask, as_positive, as_tensor, require
 
-__all__ = ["Observations"]
+__all__ = ["Observations", "as_observations"]
 
 
 class Observations:
@@ -30,9 +30,11 @@ class Observations:
         observed: (S, N) bool, or None if no mask was given.
         counts: (S,) int64, the number of observed rows of each series.
         n, channels, duration: N, X and T.
+        complete: whether no row is missing.
 
     Raises:
-        TypeError: for values that are not floating point or a mask that is not bool.
+        TypeError: for values that are not floating point, a mask that is not bool, or a duration
+            that is no number.
         ValueError: for wrong shapes, a duration that is not positive and finite, NaN or infinity
             among the observed values, or a series without any observed row.
 
@@ -51,10 +53,8 @@ class Observations:
             raise ValueError(
                 f"expected values (S, N, X), none of them 0, got {tuple(values.shape)}"
             )
-        if not 0 < duration < float("inf"):
-            raise ValueError(f"duration must be positive and finite, got {duration}")
         self.n, self.channels = values.shape[1:]
-        self.duration = float(duration)
+        self.duration = as_positive(duration, "duration")
         if observed is not None:
             observed = as_mask(observed, device=values.device)
             if observed.shape not in (values.shape[:2], values.shape[1:2]):
@@ -70,6 +70,7 @@ class Observations:
             "an observed value is NaN or infinite: mark missing rows with `observed`",
         )
         self.values, self.observed = values, observed
+        self.complete = observed is None or bool(observed.all())
         if observed is None:
             self.counts = torch.full((len(self),), self.n, device=values.device)
             self._rows = None
@@ -93,11 +94,34 @@ class Observations:
         as one.
         """
         if not isinstance(series, slice):
-            series = as_tensor(series, "series").reshape(-1)
+            series = as_tensor(series, "series").reshape(-1).to(self.values.device)
+            if series.dtype != torch.bool:
+                series = _whole(series)
         observed = None if self.observed is None else self.observed[series]
         return Observations(self.values[series], observed, duration=self.duration)
 
-    def sample(self, series: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
+    def series_index(self, series: Any) -> Tensor:
+        """Which series, (B,) int64 on the data's device, from one number or many.
+
+        Raises:
+            TypeError: for what is not made of whole numbers.
+            ValueError: for one that is negative, or not below the number of series.
+
+        >>> Observations(torch.zeros(3, 4, 1)).series_index(2)
+        tensor([2])
+        """
+        index = _whole(as_tensor(series, "series")).to(self.values.device)
+        if index.dim() > 1:
+            raise ValueError(f"expected series (B,), got {tuple(index.shape)}")
+        index = index.reshape(-1)
+        require(
+            lambda: ((index >= 0) & (index < len(self))).all(),
+            f"series must lie between 0 and {len(self) - 1}, got {{}}",
+            index.tolist,
+        )
+        return index
+
+    def sample(self, series: Any, fraction: Any) -> tuple[Tensor, Tensor]:
         """Observed rows, each as likely as any other: their times in [0, 1] and their values.
 
         Args:
@@ -107,8 +131,17 @@ class Observations:
         Returns:
             t (B, Q) float64 and values (B, Q, X).
 
+        Raises:
+            TypeError, ValueError: as `series_index`; for a fraction of another shape.
+
         Complexity: O(Q X) a series, whatever N is.
         """
+        series = self.series_index(series)
+        fraction = as_float(fraction, "fraction").to(self.values.device)
+        if fraction.dim() != 2 or len(fraction) != len(series):
+            raise ValueError(
+                f"expected fraction (B, Q) with B = {len(series)}, got {tuple(fraction.shape)}"
+            )
         count = self.counts[series].unsqueeze(1)
         # rounding may reach the count itself
         rank = torch.minimum((fraction * count).long(), count - 1)
@@ -130,3 +163,19 @@ class Observations:
             if table is not None:
                 digest.update(table.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def as_observations(data: Any) -> Observations:
+    """The data as they are. Raises: TypeError for anything but `Observations`."""
+    if not isinstance(data, Observations):
+        raise TypeError(
+            f"expected data as Observations, got {type(data).__name__}: "
+            "Observations(values, observed, duration=...)"
+        )
+    return data
+
+
+def _whole(series: Tensor) -> Tensor:
+    if series.is_floating_point() or series.is_complex() or series.dtype == torch.bool:
+        raise TypeError(f"expected series as whole numbers, got {series.dtype}")
+    return series.long()

@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,9 +11,9 @@ from pathlib import Path
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from fractal_lib.checks import as_int
+from fractal_lib.checks import as_int, as_positive
 from fractal_lib.posterior.elbo import ElboTerms, LatentSDE
-from fractal_lib.posterior.observations import Observations
+from fractal_lib.posterior.observations import Observations, as_observations
 from fractal_lib.progress import progress_bar
 
 __all__ = ["Diverged", "TrainingPlan", "evaluate", "fit"]
@@ -42,6 +43,7 @@ class TrainingPlan:
         checkpoint_every: steps between checkpoints, and at most what a killed run loses.
 
     Raises:
+        TypeError: for what is no number, or no whole number where one is due.
         ValueError: for numbers that are not positive, or another schedule.
 
     >>> TrainingPlan(steps=100).lr
@@ -59,13 +61,17 @@ class TrainingPlan:
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "num_times", "checkpoint_every"):
-            as_int(getattr(self, name), name, least=1)
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"expected lr as a positive number, got {self.lr}")
+            self._set(name, as_int(getattr(self, name), name, least=1))
+        self._set("seed", as_int(self.seed, "seed"))
+        self._set("lr", as_positive(self.lr, "lr"))
+        if self.grad_clip is not None:
+            self._set("grad_clip", as_positive(self.grad_clip, "grad_clip"))
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {[*SCHEDULES]}, got {self.schedule!r}")
-        if self.grad_clip is not None and not self.grad_clip > 0:
-            raise ValueError(f"grad_clip must be positive or None, got {self.grad_clip}")
+
+    def _set(self, name: str, value: float) -> None:
+        """Plain numbers alone: a checkpoint holds nothing else."""
+        object.__setattr__(self, name, value)
 
 
 def fit(
@@ -97,7 +103,9 @@ def fit(
     Raises:
         Diverged: if the loss is not finite, or for 20 steps exceeds the first steps' by a factor of
             1000.
-        ValueError: if the checkpoint belongs to another plan or to other data.
+        TypeError: for data that are not `Observations`.
+        ValueError: if the checkpoint belongs to another plan, to other data or to another model, or
+            the file is no checkpoint.
         OSError: before training, if the checkpoint cannot be written.
 
     Complexity: that of ``plan.steps`` calls of the model; the posterior prepares the data once.
@@ -109,7 +117,7 @@ def fit(
     >>> len(fit(model, data, TrainingPlan(steps=3, batch_size=4))["negative_elbo"])
     3
     """
-    generator = torch.Generator(data.values.device).manual_seed(plan.seed)
+    generator = torch.Generator(as_observations(data).values.device).manual_seed(plan.seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=plan.lr)
     schedule = LambdaLR(optimizer, lambda step: SCHEDULES[plan.schedule](step / plan.steps))
@@ -157,9 +165,21 @@ def evaluate(
 ) -> dict[str, float]:
     """The negative ELBO and its terms on given series: the mean of ``draws`` independent estimates.
 
+    Args:
+        model, data: as in `fit`.
+        draws: estimates, of all series each.
+        num_times: times drawn a series and estimate.
+        batch_size: series evaluated at once.
+        seed: of everything random.
+
     Returns:
         "negative_elbo", "kl_initial", "kl_path", "nll": means over series, in nats a series; and
-        "standard_error", that of "negative_elbo" from the draws.
+        "standard_error", that of "negative_elbo" from the draws, NaN for one.
+
+    Raises:
+        TypeError, ValueError: for data that are not `Observations`, or sizes below 1.
+
+    Complexity: that of ``draws`` calls of the model on all series.
 
     >>> from fractal_lib.posterior import LadderPosterior, LinearGaussianLikelihood, PriorSDE
     >>> data = Observations(torch.randn(5, 41, 2))
@@ -168,7 +188,9 @@ def evaluate(
     >>> sorted(evaluate(model, data, draws=2))
     ['kl_initial', 'kl_path', 'negative_elbo', 'nll', 'standard_error']
     """
-    generator = torch.Generator(data.values.device).manual_seed(seed)
+    draws, batch_size = as_int(draws, "draws", least=1), as_int(batch_size, "batch_size", least=1)
+    device = as_observations(data).values.device
+    generator = torch.Generator(device).manual_seed(as_int(seed, "seed"))
     prepared = model.posterior.prepare(data)
     sums = []
     for _ in range(draws):
@@ -205,6 +227,16 @@ def _refuse_divergence(losses: list[float], step: int, checkpoint) -> None:
     )
 
 
+def _refuse_other_model(file: Path, saved: dict, now: dict) -> None:
+    """Before anything is loaded: names and shapes must be those of this model."""
+    one, other = ({name: tuple(part.shape) for name, part in d.items()} for d in (saved, now))
+    if one != other:
+        name = next(k for k in [*one, *other] if one.get(k) != other.get(k))
+        raise ValueError(
+            f"{file} was written for another model: {name} {one.get(name)}, not {other.get(name)}"
+        )
+
+
 class _Checkpoint:
     """A file from which training goes on; it knows its plan and its data."""
 
@@ -225,13 +257,17 @@ class _Checkpoint:
         """Go on from the file, if there is one."""
         if not self.file.exists():
             return
-        saved = torch.load(self.file, map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(self.file, map_location="cpu", weights_only=True)
+            saved["plan"], saved["data"], saved["history"], saved["generator"]
+        except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+            raise ValueError(f"expected {self.file} as a checkpoint of fit, got {error}") from error
         free = {"steps", "checkpoint_every"}  # these may change
         now = asdict(self.plan)
-        differ = [name for name in now if name not in free and saved["plan"][name] != now[name]]
+        differ = [name for name in now if name not in free and saved["plan"].get(name) != now[name]]
         if differ:
             were = ", ".join(
-                f"{name} {saved['plan'][name]!r}, not {now[name]!r}" for name in differ
+                f"{name} {saved['plan'].get(name)!r}, not {now[name]!r}" for name in differ
             )
             raise ValueError(f"{self.file} was written under another plan: {were}")
         if saved["data"] != self.data:
@@ -241,6 +277,7 @@ class _Checkpoint:
             raise ValueError(
                 f"{self.file} holds {done} steps, more than the {self.plan.steps} asked"
             )
+        _refuse_other_model(self.file, saved["model"], state["model"].state_dict())
         for name, thing in state.items():
             thing.load_state_dict(saved[name])
         generator.set_state(saved["generator"])

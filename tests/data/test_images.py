@@ -51,5 +51,5 @@ def test_digits_are_digits():
 )
 def test_without_its_package_it_says_what_to_install(load, module, package, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=f"pip install {package}"):
+    with pytest.raises(ImportError, match=f"needs {package}: pip install"):
         load()

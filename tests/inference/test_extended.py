@@ -76,7 +76,7 @@ def test_lorenz_moments_are_those_of_many_draws():
 @pytest.mark.parametrize("passes", [1, 3])
 def test_it_finds_a_lorenz_path_below_its_noise_and_across_its_holes(passes):
     simulation, observed = long_lorenz(2000)
-    centre, scale, there = simulation.mean.numpy(), simulation.sd.numpy(), observed.numpy()
+    centre, scale, there = simulation.mean.numpy(), simulation.std.numpy(), observed.numpy()
     values, truth = simulation.observed[0].numpy(), simulation.latent[0].numpy()
     start = centre, np.diag(scale**2)
     raw = values * scale + centre
@@ -98,18 +98,18 @@ def test_it_finds_a_lorenz_path_below_its_noise_and_across_its_holes(passes):
     [
         (dict(values=np.zeros(3)), r"expected values \(n, Z\)"),
         (dict(values=np.zeros((0, 2)), observed=np.zeros(0, bool)), r"expected values \(n, Z\)"),
-        (dict(observed=np.ones(3)), "with observed float64"),
+        (dict(observed=np.ones(3)), "must be bool, got torch.float64"),
         (dict(noise=np.ones(1)), r"noise \(Z,\)"),
-        (dict(cov=np.eye(3)), r"cov \(Z, Z\)"),
-        (dict(noise=np.zeros(2)), "must be positive"),
-        (dict(dt=0.0), "must be positive"),
-        (dict(inner=0), "must be positive"),
-        (dict(passes=0), "must be positive"),
+        (dict(cov=np.eye(3)), r"cov of shape \(2, 2\)"),
+        (dict(noise=np.zeros(2)), "noise positive"),
+        (dict(dt=0.0), "dt as a positive"),
+        (dict(inner=0), "inner of at least 1"),
+        (dict(passes=0), "passes of at least 1"),
     ],
 )
 def test_bad_arguments_are_named(change, said):
     good = dict(
         values=np.zeros((3, 2)), observed=np.ones(3, bool), noise=np.ones(2), dt=0.1, inner=2
     )
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((TypeError, ValueError), match=said):
         gaussian_smoother(spiral, **(good | dict(mean=np.zeros(2), cov=np.eye(2)) | change))

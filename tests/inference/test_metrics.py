@@ -97,7 +97,7 @@ def test_the_true_distribution_is_best_in_the_mean():
     ],
 )
 def test_bad_arguments_are_named(mean, sd, truth):
-    with pytest.raises(ValueError, match="three arrays of one shape, sd > 0; got"):
+    with pytest.raises(ValueError, match="three arrays of one shape, std > 0; got"):
         scores(mean, sd, truth)
 
 

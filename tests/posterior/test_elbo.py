@@ -1,4 +1,4 @@
-"""SDE Matching: the bound's terms against what is known, and samples against the marginals they
+"""SDE Matching: the ELBO's terms against what is known, and samples against the marginals they
 must have.
 """
 
@@ -49,7 +49,7 @@ class Given(Posterior):
 
 
 def stationary(rate=2.0, g=1.5, noise=0.5, scaled=True, duration=1.0):
-    """Ornstein-Uhlenbeck prior, and the posterior that learned nothing: the prior's own marginals."""
+    """An Ornstein-Uhlenbeck prior, and as posterior the prior's own marginals."""
     sd = g / math.sqrt(2 * rate)
     prior = KnownPrior(
         lambda z, t: -rate * z,
@@ -208,14 +208,14 @@ def test_posterior_paths_have_the_posteriors_marginals():
         assert abs(z[:, step].std().item() / s - 1) < 4 / math.sqrt(8000) + 0.01
 
 
-def test_predictions_carry_spread_and_noise():
+def test_predictions_carry_both_variances():
     model, data, sd = stationary()
-    mean, spread = model.predict(data, torch.arange(2), torch.rand(2, 3, dtype=torch.float64))
+    mean, std = model.predict(data, torch.arange(2), torch.rand(2, 3, dtype=torch.float64))
     assert mean.abs().max() == 0
-    torch.testing.assert_close(spread, torch.full_like(spread, math.sqrt(sd**2 + 0.25)))
+    torch.testing.assert_close(std, torch.full_like(std, math.sqrt(sd**2 + 0.25)))
 
 
-def test_the_clock_tells_time_truly():
+def test_the_time_embedding_and_its_derivative():
     time_embedding, t = (
         TimeEmbedding([0.2, 0.05], harmonics=3),
         torch.rand(4, 5, dtype=torch.float64),
@@ -283,12 +283,10 @@ def test_other_bad_input_is_refused():
         LinearGaussianLikelihood(1, 1, 0.0)
     with pytest.raises(ValueError, match="periods"):
         TimeEmbedding([0.0])
-    with pytest.raises(ValueError, match="sd"):
-        KnownPrior(None, None, torch.zeros(2), torch.zeros(2))
+    with pytest.raises(ValueError, match="std"):
+        KnownPrior(lambda z, t: -z, lambda z, t: 1, torch.zeros(2), torch.zeros(2))
     with pytest.raises(ValueError, match="couples coordinates"):
-        KnownPrior(
-            torch.zeros_like, lambda z, t: 1 + z.flip(-1) ** 2, torch.zeros(2), torch.ones(2)
-        )
+        KnownPrior(lambda z, t: -z, lambda z, t: 1 + z.flip(-1) ** 2, torch.zeros(2), torch.ones(2))
     model, data = small("dense", gaps=True)
     with pytest.raises(ValueError, match="gaps"):
         RecurrentPosterior(PosteriorAffine(3, 8), 2).prepare(data)

@@ -179,7 +179,8 @@ def test_a_series_does_not_depend_on_its_batch(n, gaps, single):
 def test_fewer_levels_read_less():
     data = make(100)
     assert posterior(data, levels=3).in_features == 3 * 4 and posterior(data).in_features == 8 * 4
-    assert posterior(data, levels=50).in_features == posterior(data).in_features
+    with pytest.raises(ValueError, match="levels from 1 to 8, got 50"):
+        posterior(data, levels=50)
 
 
 def test_spline_derivatives_are_autograds():

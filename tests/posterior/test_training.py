@@ -165,7 +165,7 @@ def test_clipping_bounds_the_step():
 
 
 def exact_smoother(x, times, rate, sd, noise):
-    """Mean (B, n), spread (n,) and log likelihood (B,), by conditioning one joint Gaussian."""
+    """Mean (B, n), std (n,) and log likelihood (B,), by conditioning one joint Gaussian."""
     cov = sd**2 * torch.exp(-rate * (times[:, None] - times[None, :]).abs())
     total = cov + noise**2 * torch.eye(len(times), dtype=torch.float64)
     gain = torch.linalg.solve(total, cov).mT
@@ -174,10 +174,10 @@ def exact_smoother(x, times, rate, sd, noise):
 
 
 def test_training_reaches_the_exact_smoother():
-    """Ornstein-Uhlenbeck with Gaussian noise: the exact posterior is of the family that is trained."""
+    """Ornstein-Uhlenbeck with Gaussian noise: the family that is trained holds the posterior."""
     rate, sd, noise, n, duration = 2.0, 1.0, 0.5, 41, 2.0
     sample = ornstein_uhlenbeck(48, n, duration, rate, sd, noise, seed=0)
-    mean, spread, log_likelihood = exact_smoother(
+    mean, std, log_likelihood = exact_smoother(
         sample.observed[..., 0], sample.times, rate, sd, noise
     )
     g = sd * math.sqrt(2 * rate)
@@ -207,8 +207,7 @@ def test_training_reaches_the_exact_smoother():
     assert after["negative_elbo"] < exact + 2.5, (after, exact)
     t = (sample.times / duration).expand(48, -1)
     q = model.posterior(model.posterior.prepare(data), torch.arange(48), t)
-    # stated: a mean within a quarter of the exact spread (root mean square), a spread within 10 %
-    # of it
-    distance = ((q.mean[..., 0] - mean) / spread).pow(2).mean().sqrt().item()
-    ratio = (q.std[..., 0] / spread).log().abs().mean().item()
+    # stated: a mean within a quarter of the exact std (root mean square), a std within 10 % of it
+    distance = ((q.mean[..., 0] - mean) / std).pow(2).mean().sqrt().item()
+    ratio = (q.std[..., 0] / std).log().abs().mean().item()
     assert distance < 0.25 and ratio < 0.1, (distance, ratio)
