@@ -87,11 +87,10 @@ def circle(imports):
 
 def exports(path):
     """Whether the module has an `__all__` of its own."""
-    return any(
-        isinstance(node, ast.Assign)
-        and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-    )
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    targets = [node.targets[0] for node in body if isinstance(node, ast.Assign)]
+    targets += [node.target for node in body if isinstance(node, ast.AnnAssign)]
+    return any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets)
 
 
 def test_every_room_has_its_layer():
