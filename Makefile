@@ -1,13 +1,15 @@
-# make book | test | lab | bench | notebooks | clean          (`make` alone explains them)
+# make book | test | lab | bench | notebooks | oldest | clean          (`make` alone explains them)
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+PYTHON_OLDEST ?= python3.11
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 BIN := .venv/bin
 READY := .venv/.ready
+OLDEST := .venv-oldest
 INDEX := _build/html/index.html
 
 export CHROMIUM
@@ -15,12 +17,22 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
+# matplotlib's list of fonts, made once below: its notice, or a HOME that nobody can write to, would
+# stand in a page and fail the strict build
+export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+ifeq ($(shell [ -w "$$HOME" ] && echo yes),)
+export HOME := $(CURDIR)/.venv/home
+endif
+
+# the tests of the house rather than of the library
+HOUSE := book colab layers names notebooks packaging
+
 files = $(shell find $(1) -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
 # what a notebook's result depends on beside its own cells, and what the book is made of
 LIBRARY := $(call files,fractal_lib)
 SOURCES := $(call files,book _ext _static) _config.yml _toc.yml
 
-.PHONY: help book test lab bench notebooks clean lint unit pages colab browser fresh chromium
+.PHONY: help book test lab bench notebooks oldest clean lint unit pages colab browser fresh chromium
 
 help:           ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -40,14 +52,21 @@ bench: $(READY) ## time every attention here; others: make bench CASE=heads ARGS
 notebooks: $(READY) ## put the notebooks in their stored form (see CONTRIBUTING.md)
 	$(BIN)/python tools/notebooks.py store
 
+oldest: $(OLDEST)/.ready ## units and doctests with the oldest versions that pyproject.toml admits
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest -n 2 --dist loadfile tests \
+	    $(HOUSE:%=--ignore=tests/test_%.py)
+	$(OLDEST)/bin/pytest --doctest-modules fractal_lib
+
 clean:          ## remove everything that make made, .venv included
-	rm -rf .venv _build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(OLDEST) _build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the parts of `make test`, each also a command of its own ------------------------------------
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python --level error
 
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile tests \
@@ -92,4 +111,12 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -r requirements.txt -c constraints.txt
 	$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .
+	@mkdir -p .venv/home && $(BIN)/python -c 'import matplotlib.font_manager' 2>/dev/null
+	@touch $@
+
+$(OLDEST)/.ready: oldest.txt pyproject.toml
+	@command -v $(PYTHON_OLDEST) >/dev/null || { echo "Python 3.11 is needed, and there is no $(PYTHON_OLDEST); say which one to take: make oldest PYTHON_OLDEST=/path/to/python3.11"; exit 1; }
+	[ -x $(OLDEST)/bin/python ] || $(PYTHON_OLDEST) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet -r oldest.txt
+	$(OLDEST)/bin/pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -118,7 +118,7 @@ def as_int(value: object, name: str, least: int | None = None, most: int | None 
     """
     if not isinstance(value, int):
         try:
-            value = operator.index(value)
+            value = operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             got = type(value).__name__
             raise TypeError(f"expected {name} as a whole number, got {got} {value!r}") from None

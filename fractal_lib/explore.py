@@ -1,9 +1,9 @@
 """One call, one figure with a slider: live in Jupyter and Colab, and still moving in a page without
 a kernel.
 
-`explore` draws every frame once, when it is called. What it returns shows itself in two forms at once: an ipywidgets
-slider where a kernel is running, and a piece of HTML that needs nothing but itself: no kernel, no second file, no
-network. The rendered book takes the HTML.
+`explore` draws every frame once, when it is called. What it returns shows itself in two forms at
+once: an ipywidgets slider where a kernel is running, and a piece of HTML that needs nothing but
+itself: no kernel, no second file, no network. The rendered book takes the HTML.
 
     explore(draw, level=range(7), alt=lambda level: f"The Cantor set after {level} cuts.")
 """
@@ -18,6 +18,8 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from fractal_lib.checks import optional
+
 __all__ = ["Explorer", "explore"]
 
 MOST_FRAMES = 60  # 1 to 2 MB of line drawings in one page
@@ -29,12 +31,14 @@ STYLE = """
 .fractal-explore img[hidden], .fractal-explore [hidden] { display: none !important; }
 .fractal-explore .control { display: flex; align-items: center; gap: .75em; margin: .25em 0; }
 .fractal-explore label { flex: 1; display: flex; align-items: center; gap: .75em; min-width: 0; }
-.fractal-explore input { flex: 1; min-width: 0; height: 2.25em; margin: 0; cursor: pointer; accent-color: #0868b0; }
-.fractal-explore input:focus-visible { outline: 2px solid #c8500a; outline-offset: 1px; border-radius: 4px; }
+.fractal-explore input { flex: 1; min-width: 0; height: 2.25em; margin: 0; cursor: pointer;
+  accent-color: #0868b0; }
+.fractal-explore input:focus-visible { outline: 2px solid #c8500a; outline-offset: 1px;
+  border-radius: 4px; }
 .fractal-explore output { min-width: 2.5em; font-variant-numeric: tabular-nums; font-weight: 600; }
 """
 
-# It looks for figures not yet set going, so it needs no id and may stand in a page any number of times.
+# It looks for figures not yet set going, so it needs no id and may stand in a page many times.
 SCRIPT = """
 document.querySelectorAll("figure.fractal-explore:not([data-ready])").forEach((figure) => {
   figure.dataset.ready = "";
@@ -69,9 +73,9 @@ class Frame:
         """The picture as one `<img>` element that carries its own data."""
         data = base64.b64encode(self.png).decode("ascii")
         return (
-            f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}" decoding="sync" '
-            f'width="{self.width}" height="{self.height}" style="max-width: 100%; height: auto"'
-            f"{' hidden' if hidden else ''}>"
+            f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}" '
+            f'decoding="sync" width="{self.width}" height="{self.height}" '
+            f'style="max-width: 100%; height: auto"{" hidden" if hidden else ""}>'
         )
 
 
@@ -99,11 +103,12 @@ class Explorer:
         return f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
 
     def _repr_html_(self) -> str:
-        """The static form. Without JavaScript it is the first frame with its alt text and caption."""
+        """The static form; without JavaScript it is the first frame, its alt text and caption."""
         controls = "\n".join(
             f'<div class="control" hidden><label><span>{html.escape(name)}</span>'
-            f'<input type="range" min="0" max="{len(texts) - 1}" step="1" value="0" autocomplete="off" '
-            f'aria-label="{html.escape(name)}" aria-valuetext="{html.escape(texts[0])}" '
+            f'<input type="range" min="0" max="{len(texts) - 1}" step="1" value="0" '
+            f'autocomplete="off" aria-label="{html.escape(name)}" '
+            f'aria-valuetext="{html.escape(texts[0])}" '
             f'data-values="{html.escape(json.dumps(texts))}"></label>'
             f"<output>{html.escape(texts[0])}</output></div>"
             for name, texts in self.parameters.items()
@@ -121,8 +126,7 @@ class Explorer:
             ImportError: ipywidgets is not installed.
         """
         if self._widget is None:
-            import ipywidgets as widgets
-
+            widgets = optional("ipywidgets", "the live slider")
             # widgets.Image knows no alt text, so the picture is an <img> inside widgets.HTML.
             picture = widgets.HTML()
             sliders = [
@@ -152,8 +156,8 @@ class Explorer:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         """Both forms in one output; each front end takes the first that it can show.
 
-        The widget's entry is written here, since ipywidgets 8 would give it through `_repr_mimebundle_` and 7 only
-        through `_ipython_display_`; what it says is the same in both.
+        The widget's entry is written here, since ipywidgets 8 would give it through
+        `_repr_mimebundle_` and 7 only through `_ipython_display_`; it says the same in both.
         """
         bundle: dict = {"text/plain": repr(self), "text/html": self._repr_html_()}
         try:
@@ -179,22 +183,27 @@ def explore(
     """Draw a figure for every value of one or two parameters and put a slider under it.
 
     Args:
-        draw: called as `draw(level=3)`. It makes one figure, through pyplot or returned as a matplotlib `Figure`, and
-            must not call `plt.show()`. All its figures should have one size, or the page jumps.
-        alt: what the picture shows, in words: a string, or a function called like `draw` that returns one. A string
-            gets the value added. Without it the caption serves, and without that the first line of draw's docstring.
+        draw: called as `draw(level=3)`. It makes one figure, through pyplot or returned as a
+            matplotlib `Figure`, and must not call `plt.show()`. All its figures should have one
+            size, or the page jumps.
+        alt: what the picture shows, in words: a string, or a function called like `draw` that
+            returns one. A string gets the value added. Without it the caption serves, and without
+            that the first line of draw's docstring.
         caption: a sentence below the figure, plain text.
         dpi: pixels per inch; 144 is crisp at the width of a page.
-        **parameters: one or two names, each with its values (`level=range(7)`, which is also the default).
+        **parameters: one or two names, each with its values (`level=range(7)`, which is also the
+            default).
 
     Returns:
         An `Explorer`; as the last line of a cell it shows itself.
 
     Raises:
-        ValueError: no values, more than two parameters, more than 60 frames, no words for the alt text, or a `draw`
-            that left no figure.
+        ValueError: no values, more than two parameters, more than 60 frames, no words for the alt
+            text, or a `draw` that left no figure.
+        ImportError: matplotlib or pillow is not installed (the extra ``fractal-lib[plot]``).
 
-    Cost: one call of `draw` per value, and 10 to 40 kB per frame of lines at 7 x 3 inches, all kept in the page.
+    Cost: one call of `draw` per value, and 10 to 40 kB per frame of lines at 7 x 3 inches, all kept
+    in the page.
 
     Example:
         >>> import matplotlib
@@ -251,21 +260,19 @@ def _phrase(setting: dict) -> str:
 
 def _render(draw: Callable, setting: dict, alt: str, dpi: float) -> Frame:
     """Call `draw` once on a fresh figure, keep its picture, and close every figure it opened."""
-    import matplotlib.pyplot as plt
-    from matplotlib.figure import Figure
-    from PIL import Image
-
+    plt = optional("matplotlib.pyplot", "explore")
+    image = optional("PIL.Image", "explore")
     before = set(plt.get_fignums())
     try:
         with plt.ioff():
             plt.figure()  # so that a draw of plt.plot alone never lands on someone else's figure
             figure = draw(**setting)
-            if not isinstance(figure, Figure):
+            if not isinstance(figure, plt.Figure):
                 figure = plt.gcf()  # the last one made
             if not figure.get_children()[1:] or getattr(figure, "number", None) in before:
                 raise ValueError(
-                    f"draw({_phrase(setting)}) left no figure: let it draw with pyplot or return a matplotlib "
-                    "Figure, and not call plt.show()"
+                    f"draw({_phrase(setting)}) left no figure: let it draw with pyplot or return "
+                    "a matplotlib Figure, and not call plt.show()"
                 )
             raw = io.BytesIO()
             figure.savefig(raw, format="png", dpi=dpi)
@@ -273,8 +280,8 @@ def _render(draw: Callable, setting: dict, alt: str, dpi: float) -> Frame:
         for number in set(plt.get_fignums()) - before:
             plt.close(number)
     raw.seek(0)
-    with Image.open(raw) as image:
-        small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    with image.open(raw) as drawn:
+        small = drawn.convert("RGB").quantize(COLOURS, dither=image.Dither.NONE)
     png = io.BytesIO()
     small.save(png, "PNG", optimize=True)
     width, height = figure.get_size_inches()

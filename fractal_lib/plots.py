@@ -10,12 +10,39 @@ measures both).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
+
+from fractal_lib.checks import optional
+from fractal_lib.curves.splines import bspline_weights, stencil
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "DATA",
+    "DENSE",
+    "FAINT",
+    "LADDER",
+    "LINEAR",
+    "MISSING",
+    "OTHER",
+    "QUERY",
+    "STYLE",
+    "WINDOW",
+    "Role",
+    "label_lines",
+    "ladder_nodes",
+    "loglog_cost",
+    "query_line",
+    "shade",
+    "use_style",
+    "weights_stem",
+]
+
+plt: Any = optional("matplotlib.pyplot", "fractal_lib.plots")
 
 
 class Role(NamedTuple):
@@ -26,7 +53,7 @@ class Role(NamedTuple):
     """
 
     color: str
-    linestyle: str
+    linestyle: Any  # a name, or matplotlib's (offset, (on, off, ...))
     marker: str
 
     @property
@@ -119,14 +146,15 @@ def label_lines(ax: Axes) -> list:
     Raises:
         ValueError: if no line of ``ax`` was given a label.
     """
-    lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
+    lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
     if not lines:
         raise ValueError("label_lines found no line with a label; pass label= to ax.plot")
-    ax.figure.draw_without_rendering()
-    height = 1.35 * plt.rcParams["legend.fontsize"] * ax.figure.dpi / 72  # pixels a name takes
+    figure: Any = ax.figure  # or a subfigure, as far as the stubs know
+    figure.draw_without_rendering()
+    height = 1.35 * plt.rcParams["legend.fontsize"] * figure.dpi / 72  # pixels a name takes
     ends = []
     for line in lines:
-        xy = line.get_xydata()
+        xy = np.asarray(line.get_xydata())
         ends.append(xy[np.isfinite(xy).all(axis=1)][-1])
     to_axes = (ax.transData - ax.transAxes).transform
     # (lines, 2), in heights and widths of the axes
@@ -148,7 +176,7 @@ def label_lines(ax: Axes) -> list:
         }
         notes.append(
             ax.annotate(
-                line.get_label(),
+                str(line.get_label()),
                 end,
                 (1.05 if tied.any() else 1.015, at),
                 textcoords="axes fraction",
@@ -209,10 +237,11 @@ def shade(ax: Axes, x: Sequence, mask: Sequence[bool], label: str | None = None)
         mask: (n,) bool.
         label: a name for the legend, given once.
     """
-    x, mask = np.asarray(x), np.asarray(mask, dtype=bool)
-    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
-    middles = x[:-1] + (x[1:] - x[:-1]) / 2
-    bounds = np.concatenate([x[:1], middles, x[-1:]])  # (n + 1,)
+    places = np.asarray(x)
+    edges = np.flatnonzero(np.diff(np.asarray(mask, dtype=bool), prepend=False, append=False))
+    middles = places[:-1] + (places[1:] - places[:-1]) / 2
+    # (n + 1,); of type Any, since axvspan takes datetime64 too and its stubs say float
+    bounds: Any = np.concatenate([places[:1], middles, places[-1:]])
     for start, stop in edges.reshape(-1, 2):
         ax.axvspan(bounds[start], bounds[stop], color=MISSING, linewidth=0, zorder=0.5, label=label)
         label = None
@@ -249,8 +278,6 @@ def ladder_nodes(ax: Axes, x: float, n: int, levels: int) -> None:
         n: number of rows.
         levels: how many levels, from stride 1 on.
     """
-    from fractal_lib.curves.splines import bspline_weights, stencil
-
     for level in range(levels):
         stride = 2**level
         grid = np.arange(0, n, stride)

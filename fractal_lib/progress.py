@@ -12,7 +12,7 @@ def progress_bar(
 ) -> Iterator[Callable[[str], None]]:
     """A bar of ``total`` steps; what it yields moves it by one, with a few words beside it.
 
-    Without tqdm (``pip install "fractal-lib[train]"``), or if ``show`` is False, nothing is shown.
+    Without tqdm (the extra ``fractal-lib[train]``), or if ``show`` is False, nothing is shown.
 
     >>> with progress_bar(2, "two", show=False) as step:
     ...     step("first")

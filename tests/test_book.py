@@ -39,7 +39,9 @@ FAULTS = r"""async () => {
   document.querySelectorAll(".math").forEach((e) => {
     if (!e.querySelector("mjx-container")) found.push("maths not typeset: " + name(e));
   });
-  document.querySelectorAll("mjx-merror, [data-mjx-error]").forEach((e) => found.push("maths in error: " + name(e)));
+  document.querySelectorAll("mjx-merror, [data-mjx-error]").forEach((e) => {
+    found.push("maths in error: " + name(e));
+  });
   document.querySelectorAll("img").forEach((e) => {
     if (!(e.getAttribute("alt") || "").trim()) found.push("picture without alt text: " + name(e));
     if (e.complete && !e.naturalWidth && !e.hidden) found.push("broken picture: " + name(e));
@@ -48,11 +50,12 @@ FAULTS = r"""async () => {
   });
   const page = document.scrollingElement;
   if (page.scrollWidth > window.innerWidth) {
-    const scrolls = (e) =>
-      e && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement.closest("article *")));
+    const scrolls = (e) => e && (getComputedStyle(e).overflowX !== "visible"
+      || scrolls(e.parentElement.closest("article *")));
     const wide = [...document.querySelectorAll("article *")]
       .find((e) => e.getBoundingClientRect().right > innerWidth && !scrolls(e));
-    found.push(`${page.scrollWidth} px wide in a window of ${innerWidth}: ` + (wide ? name(wide) : ""));
+    const what = wide ? name(wide) : "";
+    found.push(`${page.scrollWidth} px wide in a window of ${innerWidth}: ${what}`);
   }
   return found;
 }"""
@@ -192,7 +195,8 @@ def barriers(page):
 # ---- the slider ----------------------------------------------------------------------------------
 
 FIGURE = "figure.fractal-explore"
-SHOWN = "figure => [...figure.querySelectorAll('img')].filter(i => i.offsetParent).map(i => [i.src, i.alt])"
+SHOWN = """figure =>
+  [...figure.querySelectorAll('img')].filter(i => i.offsetParent).map(i => [i.src, i.alt])"""
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -1,32 +1,30 @@
 """A chapter opened in Colab: alone, in an empty folder, with only what Colab ships.
 
-Such an environment is made from the running one, without network: a virtual environment that holds
-Colab's packages, what these need, and nothing else. The setup cell runs as it stands; git is told
+Such an environment is made from the running one, without network: Colab's packages, what these
+need, and nothing else. The setup cell runs as it stands; git is told
 to find the project's address in a repository made from this working tree, and pip to fetch nothing,
 so a dependency that Colab lacks, or a pin that would replace one it has, fails here.
 """
 
 import ast
+import functools
+import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
-import sysconfig
-import venv
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import address
 import nbformat
+import notebooks
 import pytest
+from environments import ROOT, Environment, working_tree
 from IPython.core.inputtransformer2 import TransformerManager
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
-from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted(
     p for p in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
 )
@@ -41,87 +39,29 @@ SHIPPED = [
     "pandas",
     "statsmodels",
     "scikit-learn",
+    "pillow",
+    "tqdm",
 ]
 TOOLS = ["ipykernel", "pip", "setuptools", "wheel"]
 
 
-def closure(names):
-    """The installed distributions of these names and all that they require here."""
-    found, queue = {}, list(names)
-    while queue:
-        name = queue.pop().lower().replace("_", "-")
-        if name in found:
-            continue
-        try:
-            found[name] = distribution(name)
-        except PackageNotFoundError:
-            continue  # an optional companion, as the CUDA packages are
-        needs = [Requirement(text) for text in found[name].requires or []]
-        queue += [
-            need.name
-            for need in needs
-            if need.marker is None or need.marker.evaluate({"extra": ""})
-        ]
-    return found
-
-
-class Colab:
-    """The environment: its folder, its Python, and its environment variables."""
+class Colab(Environment):
+    """Colab's packages, a kernel that has google.colab imported before the first cell, and git."""
 
     def __init__(self, folder):
-        venv.create(folder / "env", with_pip=False, symlinks=True)
-        self.python = folder / "env" / "bin" / "python"
-        self.site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "env")}))
-        self.kernels = folder / "kernels"
-        for package in closure(SHIPPED + TOOLS).values():
-            self._link(package)
-        # What makes Colab Colab: the kernel has google.colab imported before the first cell.
+        super().__init__(folder, SHIPPED + TOOLS)
         (self.site / "google" / "colab").mkdir(parents=True)
         (self.site / "google" / "colab" / "__init__.py").touch()
         (self.site / "google_colab.pth").write_text("import google.colab\n")
-        self._kernel()
-        url = address.current()
-        (folder / "gitconfig").write_text(
-            f'[url "file://{_repository(folder)}"]\n  insteadOf = {url}\n'
-        )
-        (folder / "home").mkdir()
-        self.env = {
-            "PATH": f"{self.python.parent}:{os.environ['PATH']}",
-            "HOME": str(folder / "home"),
-            "GIT_CONFIG_GLOBAL": str(folder / "gitconfig"),
-            "PIP_CONFIG_FILE": os.devnull,
-            "PIP_NO_INDEX": "1",
-            "PIP_NO_BUILD_ISOLATION": "0",  # pip reads 0 as "no isolation": setuptools from here
-            "PIP_NO_CACHE_DIR": "1",
-        }
-
-    def _link(self, package):
-        for file in package.files or []:
-            if ".." in file.parts or file.suffix == ".pyc":
-                continue
-            source, target = Path(package.locate_file(file)), self.site / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.exists() and not target.exists():
-                try:
-                    # no second copy of torch, and nothing here can delete the first
-                    os.link(source, target)
-                except OSError:
-                    shutil.copy2(source, target)
-
-    def _kernel(self):
         argv = [str(self.python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        self.kernels = folder / "kernels"
         (self.kernels / "python3").mkdir(parents=True)
         spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
         (self.kernels / "python3" / "kernel.json").write_text(json.dumps(spec))
-
-    def run(self, code, folder):
-        """What a Python program prints here."""
-        command = [self.python, "-c", code]
-        done = subprocess.run(
-            command, cwd=folder, env=self.env, capture_output=True, text=True, timeout=300
+        (folder / "gitconfig").write_text(
+            f'[url "file://{_repository(folder)}"]\n  insteadOf = {address.current()}\n'
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        self.env["GIT_CONFIG_GLOBAL"] = str(folder / "gitconfig")
 
     def notebook(self, nb, folder):
         """Execute a notebook here, in place."""
@@ -132,26 +72,10 @@ class Colab:
         )
         client.execute(env=self.env)
 
-    def files(self):
-        """Every installed file's size and time of change."""
-        files = [p for p in self.site.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-        return {p.relative_to(self.site): (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
-
 
 def _repository(folder):
-    """A git repository of the working tree as it stands, committed or not."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-coz", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout
-    repository = folder / "repository"
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (repository / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, repository / name)
+    """A git repository of the working tree as it stands."""
+    repository = working_tree(folder / "repository")
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (
         ["init", "-q", "-b", "main"],
@@ -228,16 +152,62 @@ def test_a_chapter_imports_only_what_colab_ships(colab, tmp_path, path):
     assert colab.run(program.format([*roots, "nbclient"]), tmp_path) == "['nbclient']"
 
 
-@pytest.mark.parametrize("in_colab", [True, False])
-def test_elsewhere_the_setup_cell_does_nothing(monkeypatch, in_colab):
+@pytest.mark.parametrize("where", ["colab", "kaggle", "elsewhere"])
+@pytest.mark.parametrize("missing", [True, False])
+def test_the_setup_cell_installs_or_says_how(monkeypatch, where, missing):
     asked = []
 
     class Shell:
         run_line_magic = staticmethod(lambda *args, **kwargs: asked.append(args))
 
     monkeypatch.delitem(sys.modules, "google.colab", raising=False)
-    if in_colab:
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    if where == "colab":
         monkeypatch.setitem(sys.modules, "google.colab", object())
-    cell = TransformerManager().transform_cell(address.setup_cell(address.current()))
-    exec(cell, {"get_ipython": lambda: Shell})
-    assert asked == ([("pip", f"install -q git+{address.current()}")] if in_colab else [])
+    if where == "kaggle":
+        monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if missing and name == "fractal_lib" else found(name),
+    )
+    source = address.setup_cell(address.current())
+    package = f'"fractal-lib[all] @ git+{address.current()}"'
+    assert len(source.split("\n")) <= 8
+    run = functools.partial(
+        exec, TransformerManager().transform_cell(source), {"get_ipython": lambda: Shell}
+    )
+    if missing and where == "elsewhere":
+        with pytest.raises(ImportError, match=r"^fractal_lib is missing: %pip install") as told:
+            run()
+        assert package in str(told.value)
+    else:
+        run()
+    installs = missing and where != "elsewhere"
+    assert asked == ([("pip", f"install -q {package}")] if installs else [])
+
+
+def test_a_new_address_is_written_everywhere(tmp_path):
+    working_tree(tmp_path)
+    (page,) = (tmp_path / "book").rglob(WHOLE.name)
+    # an older setup cell is replaced too, and what is no setup cell is left
+    text = page.read_text().replace('find_spec(\\"fractal_lib\\")', "True")
+    page.write_text(text)
+    others = {p: p.read_bytes() for p in tmp_path.rglob("*.py")}
+    url = "https://github.com/somebody/a-fork"
+    address.rewrite(url, tmp_path)
+    assert address.current(tmp_path) == url
+    assert address.quoting(tmp_path, address.slug(address.current())) == []
+    for path in (tmp_path / "book").rglob("*.ipynb"):
+        before = nbformat.read(ROOT / path.relative_to(tmp_path), as_version=4).cells
+        after = nbformat.read(path, as_version=4).cells
+        k = next(k for k, cell in enumerate(after) if cell.cell_type == "code")
+        assert after[k].source == address.setup_cell(url)
+        assert notebooks.stored(nbformat.read(path, as_version=4)) == path.read_text()
+        for old, new in zip(before[:k] + before[k + 1 :], after[:k] + after[k + 1 :], strict=True):
+            assert new.source == old.source.replace(
+                address.slug(address.current()), "somebody/a-fork"
+            )
+    assert {p: p.read_bytes() for p in others} == others
+    assert address.rewrite(url, tmp_path) == []

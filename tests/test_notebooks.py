@@ -16,7 +16,10 @@ import nbformat
 import notebooks
 import pytest
 import yaml
+from nbconvert import HTMLExporter, ScriptExporter
+from nbconvert.filters.widgetsdatatypefilter import WIDGET_STATE_MIMETYPE
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted(
@@ -120,7 +123,7 @@ def plots(cell):
 
 
 def figures(nb):
-    """Every figure that a cell shows has a caption, a name and alt text; a slider brings its own."""
+    """A figure that a cell shows has a caption, a name and alt text; a slider brings its own."""
     found = []
     for cell in filter(plots, code_cells(nb)):
         meta = cell.metadata.get("mystnb", {})
@@ -182,13 +185,45 @@ def test_chapter_is_stored_without_noise(path):
     assert notebooks.noise(path) == []
 
 
+def exported(nb, **options):
+    """The page that nbconvert makes of an executed notebook."""
+    exporter = HTMLExporter(config=Config({"NbConvertBase": options}))
+    return exporter.from_notebook_node(nb)[0]
+
+
+def test_an_exported_page_keeps_its_slider_where_html_is_preferred():
+    """As CONTRIBUTING.md says; without the option the widget wins, whose scripts are elsewhere."""
+    views, states = "application/vnd.jupyter.widget-view+json", WIDGET_STATE_MIMETYPE
+    slider = '<figure class="fractal-explore">a</figure>'
+    nb = new_notebook(cells=[new_code_cell("explore(draw)")])
+    nb.cells[0].outputs = [
+        new_output("display_data", {"text/html": slider, views: {"model_id": "m"}})
+    ]
+    nb.metadata.widgets = {states: {"state": {"m": {}}, "version_major": 2, "version_minor": 0}}
+    option = re.search(r"display_data_priority=\"(.+?)\"", (ROOT / "CONTRIBUTING.md").read_text())[
+        1
+    ]
+    assert slider in exported(nb, display_data_priority=yaml.safe_load(option))
+    assert slider not in exported(nb)
+
+
+def test_a_chapter_becomes_a_script_with_its_prose():
+    nb = nbformat.reads(notebooks.stored(sound()), as_version=4)
+    text, resources = ScriptExporter().from_notebook_node(nb)
+    assert resources["output_extension"] == ".py"
+    assert "# # Draw a line" in text
+
+
 # ---- the checks themselves -----------------------------------------------------------------------
 
 
 def sound():
     """The smallest chapter that every check accepts."""
     md, code = new_markdown_cell, new_code_cell
-    intro = "# Draw a line\n\n**You will do** a\n**You will learn** b\n**You need** c\n**Time** d\n\n![a line](a.svg)"
+    intro = (
+        "# Draw a line\n\n**You will do** a\n**You will learn** b\n**You need** c\n**Time** d\n\n"
+        "![a line](a.svg)"
+    )
     figure = {
         "mystnb": {
             "figure": {"caption": "A line.", "name": "fig-line"},
@@ -314,14 +349,16 @@ def test_the_address_can_be_moved_and_moved_back(tmp_path):
     texts = {
         "_config.yml": f"repository:\n  url: {old}\n",
         "README.md": f"see {old}.git and {old}-two, colab/{address.slug(old)}/blob",
-        "book/a.ipynb": address.setup_cell(old),
+        "book/a.ipynb": notebooks.stored(sound()),
     }
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert {str(p.relative_to(tmp_path)) for p in address.rewrite(new, tmp_path)} == set(texts)
     assert address.current(tmp_path) == new
-    assert (tmp_path / "book/a.ipynb").read_text() == address.setup_cell(new)
+    assert code_cells(nbformat.read(tmp_path / "book/a.ipynb", 4))[0].source == address.setup_cell(
+        new
+    )
     moved = (tmp_path / "README.md").read_text()
     assert moved == f"see {new}.git and {old}-two, colab/another-account/another.name/blob"
     address.rewrite(old, tmp_path)

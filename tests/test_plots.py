@@ -192,7 +192,9 @@ def test_shade_covers_the_rows_of_the_mask(dates):
     plots.shade(ax, x, mask, label="missing")
     where = mpl.dates.date2num(x) if dates else x
     half = (where[1] - where[0]) / 2
-    spans = [(p.get_x(), p.get_x() + p.get_width()) for p in ax.patches]
+    # a rectangle, before matplotlib 3.9 a polygon
+    boxes = [p.get_path().get_extents(p.get_patch_transform()) for p in ax.patches]
+    spans = [(box.x0, box.x1) for box in boxes]
     starts, ends = where[[0, 3, 7]] - [0, half, half], where[[0, 4, 7]] + [half, half, 0]
     assert np.array(spans) == pytest.approx(np.stack([starts, ends], axis=1))
     assert ax.get_legend_handles_labels()[1] == ["missing"]

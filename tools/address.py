@@ -3,32 +3,37 @@
     python tools/address.py https://github.com/OWNER/NAME
 
 `_config.yml` holds the address (`repository.url`). This command changes it there and wherever it
-is quoted: the setup cell of every notebook, the README's Colab links, CITATION.cff, pyproject.toml.
-It needs nothing but Python.
+is quoted: the README's Colab links, CITATION.cff, pyproject.toml. Every notebook's first code cell
+is written anew. It needs nothing but Python.
 """
 
+import json
 import os
 import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SOURCE = "fractal-lib[all] @ git+"
 GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?")
 
 
 def current(root: Path = ROOT) -> str:
     """The address that `_config.yml` holds."""
-    return re.search(r"^repository:\n  url: (\S+)$", (root / "_config.yml").read_text(), re.M)[1]
+    return re.findall(r"^repository:\n  url: (\S+)$", (root / "_config.yml").read_text(), re.M)[0]
 
 
 def setup_cell(url: str) -> str:
     """The source of the first code cell of every chapter."""
-    return (
-        "# In Colab this cell installs fractal_lib; anywhere else it does nothing.\n"
-        "import sys\n"
-        'if "google.colab" in sys.modules:\n'
-        f"    %pip install -q git+{url}"
-    )
+    return f"""\
+# Colab and Kaggle install fractal_lib here; elsewhere a sentence says how to get it.
+import os
+import sys
+from importlib.util import find_spec
+if find_spec("fractal_lib") is None:
+    if not ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ):
+        raise ImportError('fractal_lib is missing: %pip install "{SOURCE}{url}", or run `make lab`')
+    %pip install -q "{SOURCE}{url}\""""
 
 
 def slug(url: str) -> str:
@@ -50,12 +55,33 @@ def quoting(root: Path, text: str) -> list[Path]:
 
 
 def rewrite(url: str, root: Path = ROOT) -> list[Path]:
-    """Put `url` in the place of the current address, and return the files that changed."""
+    """Put `url` in the place of the current address, and return the files that changed.
+
+    Every notebook gets the setup cell of that address, whatever it had before.
+    """
     new, old = slug(url), slug(current(root))
-    changed = quoting(root, old) if new != old else []
+    changed = set(quoting(root, old) if new != old else [])
     for path in changed:
         path.write_bytes(_whole(old).sub(new.encode(), path.read_bytes()))
-    return changed
+    for path in sorted((root / "book").rglob("*.ipynb")):
+        if ".ipynb_checkpoints" not in path.parts and _set_up(path, setup_cell(url)):
+            changed.add(path)
+    return sorted(changed)
+
+
+def _set_up(path: Path, source: str) -> bool:
+    """Write the first code cell, if it is hidden as a setup cell is; whether that changed it."""
+    text = path.read_text(encoding="utf-8")
+    notebook = json.loads(text)
+    first = next((c for c in notebook["cells"] if c["cell_type"] == "code"), None)
+    if first is None or "hide-input" not in first["metadata"].get("tags", []):
+        return False
+    first["source"] = source.splitlines(keepends=True)
+    # as nbformat writes it
+    new = json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    if new != text:
+        path.write_text(new, encoding="utf-8")
+    return new != text
 
 
 def _whole(text: str) -> re.Pattern[bytes]:

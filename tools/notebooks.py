@@ -1,6 +1,7 @@
 """How the book's notebooks are stored.
 
     python tools/notebooks.py store [FILE ...]     rewrite notebooks in their stored form
+    python tools/notebooks.py tidy  [FILE ...]     the same without running them
     python tools/notebooks.py check [FILE ...]     say which are not, and why
 
 A stored notebook is its sources and nothing that a run leaves behind, so that a change reads as a
@@ -12,6 +13,7 @@ tests run it again and compare. `store` therefore executes the notebooks that ha
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -21,7 +23,14 @@ CHECKED = "nbval-check-output"
 CELL_METADATA = ("tags", "mystnb")
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
+    # what `jupyter nbconvert --to script` needs to write a .py file with the prose as comments
+    "language_info": {
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+    },
 }
 
 
@@ -37,9 +46,9 @@ def execute(nb, folder: Path) -> None:
     ).execute()
 
 
-def stored(nb) -> str:
-    """The text under which `nb` is stored; twice stored is once stored."""
-    nb = nbformat.from_dict(nb)
+def stored(notebook) -> str:
+    """The text under which a notebook is stored; twice stored is once stored."""
+    nb: Any = nbformat.from_dict(notebook)
     nb.metadata = nbformat.from_dict(METADATA)
     nb.nbformat, nb.nbformat_minor = 4, 5
     for cell in nb.cells:
@@ -82,27 +91,30 @@ def noise(path: Path) -> list[str]:
     return found
 
 
-def store(path: Path) -> bool:
-    """Rewrite one notebook in its stored form; whether that changed it."""
+def store(path: Path, run: bool = True) -> bool:
+    """Rewrite one notebook in its stored form; whether that changed it.
+
+    With `run` its checked outputs are made anew, else they are kept as they are.
+    """
     text = path.read_text(encoding="utf-8")
     nb = nbformat.reads(text, as_version=4)
-    if any(map(is_checked, nb.cells)):
+    if run and any(map(is_checked, nb.cells)):
         execute(nb, path.parent)
     path.write_text(new := stored(nb), encoding="utf-8")
     return new != text
 
 
 def _main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=["store", "check"])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("command", choices=["store", "tidy", "check"])
     parser.add_argument("files", nargs="*", type=Path, help="default: every notebook of the book")
     args = parser.parse_args()
     failed = 0
     for path in args.files or sorted(BOOK.rglob("*.ipynb")):
         if ".ipynb_checkpoints" in path.parts:
             continue
-        if args.command == "store":
-            print(path, "stored" if store(path) else "unchanged")
+        if args.command != "check":
+            print(path, "stored" if store(path, args.command == "store") else "unchanged")
         else:
             findings = noise(path)
             failed += bool(findings)

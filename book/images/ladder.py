@@ -27,7 +27,7 @@ def draw_ladder(n: int = 65, x: float = 26.4, levels: int = 5) -> Figure:
     rows = np.linspace(0, n - 1, 4 * n - 3)
     height = np.zeros_like(rows)
     for level in reversed(range(levels)):
-        # A point d strides away has the second of the four weights if d < 1, the first of them if d < 2.
+        # Of the four weights a point d strides away has the second if d < 1, the first if d < 2.
         d = torch.tensor(np.abs(rows - x) / 2**level)
         four = bspline_weights(d % 1)
         beta = torch.where(d < 1, four[:, 1], torch.where(d < 2, four[:, 0], 0.0)).numpy()
@@ -50,7 +50,7 @@ def draw_ladder(n: int = 65, x: float = 26.4, levels: int = 5) -> Figure:
 
 
 def save_card(figure: Figure, path: Path, title: str) -> None:
-    """Save as SVG on a white card with round corners: readable on a light page and on a dark one."""
+    """Save as SVG on a white card with round corners: readable on light pages and dark ones."""
     width, height = figure.get_size_inches()
     figure.patch.set_visible(False)
     figure.add_artist(

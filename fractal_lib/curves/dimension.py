@@ -8,6 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+__all__ = [
+    "BoxDimension",
+    "PowerFit",
+    "box_counting_dimension",
+    "count_boxes",
+    "fit_power",
+]
+
 # the largest automatic box is the extent over this: a larger one sees the outline alone
 COARSEST = 8
 POINTS_A_BOX = 8  # with fewer points a box, on average, one counts the points and no longer the set

@@ -14,6 +14,19 @@ from torch import Tensor
 
 from fractal_lib.checks import as_int
 
+__all__ = [
+    "check_range",
+    "flatten",
+    "grid_cells",
+    "integers",
+    "inverse_permutation",
+    "morton_decode",
+    "morton_encode",
+    "morton_permutation",
+    "raster_permutation",
+    "unflatten",
+]
+
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 _SPREAD = (  # shift, and the bits that stay after it

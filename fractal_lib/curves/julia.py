@@ -10,6 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+__all__ = [
+    "escape_radius",
+    "escape_time",
+    "julia_dimension",
+    "julia_intervals",
+    "julia_itineraries",
+    "julia_points",
+    "julia_set_attention",
+]
+
 Values = Tensor | np.ndarray
 
 

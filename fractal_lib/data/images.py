@@ -19,8 +19,8 @@ def mri() -> np.ndarray:
 
     Source: ``s1045.ima.gz`` of matplotlib's sample data. Complexity: O(1).
 
-    >>> mri().shape, mri().max()
-    ((256, 256), np.float64(215.0))
+    >>> mri().shape, float(mri().max())
+    ((256, 256), 215.0)
     """
     with _sample("mri", "s1045.ima.gz") as file:
         return np.frombuffer(file.read(), dtype=">u2").reshape(256, 256).astype(np.float64)
@@ -41,8 +41,8 @@ def elevation() -> np.ndarray:
     cells of 1/1200 degree, between 84.41 and 84.08 degrees west, 36.45 and 36.73 north. Complexity:
     O(1).
 
-    >>> elevation().shape, elevation().min()
-    ((344, 403), np.float64(236.0))
+    >>> elevation().shape, float(elevation().min())
+    ((344, 403), 236.0)
     """
     with _sample("elevation", "jacksboro_fault_dem.npz") as file:
         return file["elevation"].astype(np.float64)

@@ -59,7 +59,8 @@ def lorenz(
         start: (3,) or (B, 3), where to begin instead of N(0, I), not standardised.
 
     Raises:
-        TypeError: for a size that is no whole number, or what is no number at all.
+        TypeError: for a size that is not a whole number, or another value that is not a
+            number.
         ValueError: for sizes that are too small, an end or a noise that is negative or not finite,
             or a start of another shape.
 
@@ -227,7 +228,7 @@ def bursts(n: int, missing: float, mean_length: float, seed: int = 0) -> Tensor:
         (n,) bool, False where missing. The first row and the last are always there.
 
     Raises:
-        TypeError: for what is no number. ValueError: for one out of bounds.
+        TypeError: for what is not a number. ValueError: for one out of bounds.
 
     Complexity: O(n).
 

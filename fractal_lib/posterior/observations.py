@@ -34,7 +34,7 @@ class Observations:
 
     Raises:
         TypeError: for values that are not floating point, a mask that is not bool, or a duration
-            that is no number.
+            that is not a number.
         ValueError: for wrong shapes, a duration that is not positive and finite, NaN or infinity
             among the observed values, or a series without any observed row.
 

@@ -43,7 +43,7 @@ class TrainingPlan:
         checkpoint_every: steps between checkpoints, and at most what a killed run loses.
 
     Raises:
-        TypeError: for what is no number, or no whole number where one is due.
+        TypeError: for what is not a number, or not a whole number where one is due.
         ValueError: for numbers that are not positive, or another schedule.
 
     >>> TrainingPlan(steps=100).lr

@@ -8,8 +8,10 @@ import sys
 import pytest
 
 CHILD = """
-import sys, torch from fractal_lib import DenseAttention, FractalAttention, MultilevelAttention,
-Pyramid, RationalQuadratic, WindowAttention torch.set_num_threads(1)
+import sys, torch
+from fractal_lib import DenseAttention, FractalAttention, MultilevelAttention
+from fractal_lib import Pyramid, RationalQuadratic, WindowAttention
+torch.set_num_threads(1)
 
 def peak():
     with open("/proc/self/clear_refs", "w") as reset:

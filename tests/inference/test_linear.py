@@ -138,7 +138,7 @@ def test_kalman_on_a_long_series():
     assert whole.mean[:, :1900] == pytest.approx(half.mean[:, :1900], abs=1e-9)
     assert np.ptp(whole.std[0, 100:3900]) < 1e-12
     # calibrated: squared errors are on average what the spread says; neighbours within 1 / RATE
-    # hang together
+    # are correlated
     error = (whole.mean - sample.latent.numpy()) / whole.std
     assert np.mean(error**2) == pytest.approx(1, abs=4 * math.sqrt(2 / (error.size * DT * RATE)))
 

@@ -119,7 +119,7 @@ T = torch.rand(2, 5)
 REFUSED = {
     "a negative series": lambda: LADDER.predict(DATA, [-1, 0], T),
     "a series too many": lambda: RECURRENT.predict(DATA, [0, 4], T),
-    "a series that is no number": lambda: LADDER.predict(DATA, [0.5, 1.0], T),
+    "a series that is not a number": lambda: LADDER.predict(DATA, [0.5, 1.0], T),
     "a mask for series": lambda: LADDER.predict(DATA, [True, False], T),
     "series (B, 1)": lambda: LADDER.predict(DATA, [[0], [1]], T),
     "one row of times for two": lambda: LADDER.predict(DATA, [0, 1], T[:1]),
