@@ -185,7 +185,7 @@ def test_the_setup_cell_installs_or_says_how(monkeypatch, where, missing):
     else:
         run()
     installs = missing and where != "elsewhere"
-    assert asked == ([("pip", f"install -q {package}")] if installs else [])
+    assert asked == ([("pip", f"install -q --no-deps {package}")] if installs else [])
 
 
 def test_a_new_address_is_written_everywhere(tmp_path):

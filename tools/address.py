@@ -26,14 +26,14 @@ def current(root: Path = ROOT) -> str:
 def setup_cell(url: str) -> str:
     """The source of the first code cell of every chapter."""
     return f"""\
-# Colab and Kaggle install fractal_lib here; elsewhere a sentence says how to get it.
+# Colab and Kaggle install fractal_lib here, and keep their own torch; elsewhere a sentence says how.
 import os
 import sys
 from importlib.util import find_spec
 if find_spec("fractal_lib") is None:
     if not ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ):
         raise ImportError('fractal_lib is missing: %pip install "{SOURCE}{url}", or run `make lab`')
-    %pip install -q "{SOURCE}{url}\""""
+    %pip install -q --no-deps "{SOURCE}{url}\""""
 
 
 def slug(url: str) -> str:
