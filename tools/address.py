@@ -26,7 +26,7 @@ def current(root: Path = ROOT) -> str:
 def setup_cell(url: str) -> str:
     """The source of the first code cell of every chapter."""
     return f"""\
-# Colab and Kaggle install fractal_lib here, and keep their own torch; elsewhere a sentence says how.
+# Colab and Kaggle: install fractal_lib, torch stays as it is; else say how.
 import os
 import sys
 from importlib.util import find_spec
