@@ -82,7 +82,7 @@ def multilevel_weights(
     """Multilevel summation: every cell of every level, by its part k_l of the kernel.
 
     (n,) float64. Level l is cut into cells of 2^l rows. A row weighs k_l at its cell's centroid or,
-    with expansion 1, what the tangent there gives; a sample with gaps limits these tangents.
+    with expansion 1, what the tangent there gives, faded out where tangents outweigh with gaps.
 
     >>> multilevel_weights(0.5, 2, lambda d, n: 1 / (1 + d**2), cells=4)  # all near: dense
     tensor([0.5000, 0.5000], dtype=torch.float64)
@@ -91,7 +91,7 @@ def multilevel_weights(
     while cells * 2**top < n:
         top += 1
     weights, tilts = torch.zeros(2, n, dtype=torch.float64)
-    size = 0.0  # of the moments
+    moments = []  # what they weigh, times the length on which a cell's rows lie
     for level in range(top + 1):
         width = 2**level
         for start in range(0, n, width):
@@ -106,13 +106,14 @@ def multilevel_weights(
                 weights[row] += part.detach()
                 tilts[row] -= slope * (row - centroid)
             if expansion and width > 1:
-                size += _soft_abs(float(slope) * len(rows) * (width - 1))
+                moments.append(float(slope) * len(rows) * (width - 1))
     total = weights.sum()
     if not expansion:
         return weights / total
-    complete = observed is None or all(bool(flag) for flag in observed)
-    limit = 1.0 if complete else _smooth_step(torch.tensor(size / float(total) / 2))
-    return (weights + limit * tilts) / total
+    if all(_there(observed, row) for row in range(n)):
+        return (weights + tilts) / total
+    size = sum(abs(moment) for moment in moments) / total
+    return (weights + _smooth_step(size / 2) * tilts) / total
 
 
 def dragon_weights(
@@ -254,11 +255,6 @@ def _smooth_step(u: Tensor) -> Tensor:
     """1 for |u| <= 1/2, 0 for |u| >= 1, a polynomial of degree seven between."""
     s = (2 * u.abs() - 1).clamp(0, 1)
     return 1 - 35 * s**4 + 84 * s**5 - 70 * s**6 + 20 * s**7
-
-
-def _soft_abs(x: float, eps: float = 1e-6) -> float:
-    """|x|, rounded off at 0."""
-    return math.sqrt(x * x + eps * eps) - eps
 
 
 def _level_share(d: Tensor, level: int, top: int, cells: int) -> Tensor:

@@ -4,6 +4,7 @@
 
 import cmath
 import math
+import numbers
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from fractal_lib.attention.base import ContextAttention, Reads, normalise, pattern, position
-from fractal_lib.attention.kernels import Kernel, RationalQuadratic
+from fractal_lib.attention.kernels import Kernel, RationalQuadratic, as_kernel
 from fractal_lib.attention.tree import Tree, all_levels, constant_result
 from fractal_lib.curves.julia import escape_radius
 from fractal_lib.curves.splines import bspline_weights, stencil
@@ -55,11 +56,18 @@ class JuliaAttention(ContextAttention):
 
     def __init__(self, c: float = -6.0, kernel: Kernel | None = None):
         super().__init__()
+        if not isinstance(c, numbers.Number | np.generic):
+            raise TypeError(f"c must be a number, got {type(c).__name__}")
         if not cmath.isfinite(c) or complex(c).imag or complex(c).real >= -2:
             raise ValueError(f"c must be a finite real number below -2, got {c}")
-        self.c, self.kernel = complex(c).real, kernel
-        raw = torch.full((1,), math.log(math.e - 1))  # softplus of it is 1
-        self.raw_exponent = nn.Parameter(raw) if kernel is None else None
+        self.c, self.kernel = complex(c).real, None if kernel is None else as_kernel(kernel)
+        self.raw_exponent = nn.Parameter(torch.empty(1)) if kernel is None else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """An exponent of 1."""
+        if self.raw_exponent is not None:
+            nn.init.constant_(self.raw_exponent, math.log(math.e - 1))  # softplus of it is 1
 
     def extra_repr(self) -> str:
         """The dial."""

@@ -39,14 +39,18 @@ class MixtureAttention(ContextAttention):
     def __init__(self, *attentions: ContextAttention):
         super().__init__()
         if not attentions or not all(isinstance(a, ContextAttention) for a in attentions):
-            raise TypeError(
-                f"expected one or more ContextAttention, got {[type(a).__name__ for a in attentions]}"
-            )
+            got = [type(a).__name__ for a in attentions]
+            raise TypeError(f"expected one or more ContextAttention, got {got}")
         if len(attentions) > 1 and any(a.kind == "moments" for a in attentions):
             raise ValueError("first moments cannot be shared: use expansion=0 in a mixture")
         self.kind = attentions[0].kind if len(attentions) == 1 else "mean"
         self.attentions = nn.ModuleList(attentions)
-        self.logits = nn.Parameter(torch.zeros(len(attentions)))
+        self.logits = nn.Parameter(torch.empty(len(attentions)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Equal weights."""
+        nn.init.zeros_(self.logits)
 
     def prepare(self, values: Tensor, observed: Any = None, times: Any = None) -> Pyramid:
         """The one context that all parts read: that of the part which packs most levels."""

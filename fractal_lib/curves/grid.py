@@ -2,7 +2,7 @@
 them.
 
 Chapter ``curves/hilbert``. A permutation is an int64 vector: ``permutation[k]`` is the flat index
-``row * width + column`` of the k-th cell of the walk. Tree are ``(x, y)``: x counts columns, y
+``row * width + column`` of the k-th cell of the walk. Cells are ``(x, y)``: x counts columns, y
 rows, from 0.
 """
 
