@@ -76,7 +76,8 @@ class ContextAttention(nn.Module):
     """Base of every attention over a context: a subclass says where to read, `read` reads.
 
     A subclass defines ``pattern(t, tree) -> Reads``, and ``tree(n)`` and ``prepare`` too if it
-    reads pooled rows; ``reset_parameters`` if it has any. `pattern`, the decorator, enters it in `PATTERNS`.
+    reads pooled rows; ``reset_parameters`` if it has any. `pattern`, the decorator, enters it in
+    `PATTERNS`.
 
     Attributes:
         kind: "mean" if the weights of a query are not negative and sum to 1; "contrast" if they

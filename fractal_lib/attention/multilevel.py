@@ -132,7 +132,7 @@ def _share(d: Tensor, level: Tensor, top: int, w: int, step) -> Tensor:
 
 
 def _stencil(top: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Level and offset of each cell to read, (K,) both: 2 w + 3 at level 0, a ring of them above."""
+    """Level and offset of each cell to read, (K,) both: 2 w + 3 at level 0, a ring above."""
     near = torch.arange(-w - 1, w + 2, device=device)
     # inside |offset| + 1 <= w / 4 the step of the level below is still 1, so k_l is 0
     ring = torch.cat([near[: w + 2 - w // 4], near[w + 1 + w // 4 :]])
@@ -202,7 +202,7 @@ def _bound(n: int, kernel: Kernel, w: int, expansion: int, gaps: bool) -> float:
     # of expansion 0 and 1, for a row at distance [d, d + 1]
     error = torch.zeros(2, n, dtype=torch.float64)
     for level in range(1, top + 1):
-        h = (2.0**level - 1) * (1 if gaps else 0.5)
+        h = _cell_reach(level, gaps)
         step = 2.0**level / 32
         d = torch.arange(
             0, (n if level == top else w * 2**level) + h + 2, step, dtype=torch.float64
@@ -226,6 +226,17 @@ def _bound(n: int, kernel: Kernel, w: int, expansion: int, gaps: bool) -> float:
         size = float(worst[0]) / (1 - delta) + ROUND_OFF * len(_stencil(top, w, d.device)[0])
         epsilon = max(epsilon, float(worst[0])) if size > 1 else epsilon
     return (epsilon + delta) / (1 - delta)
+
+
+def _cell_reach(level: int, gaps: bool) -> float:
+    """How far a row may be from the centroid of the observed rows of its cell, in rows.
+
+    The middle, unless rows are missing: then nearly all may stand at the other end.
+
+    >>> _cell_reach(3, gaps=False), _cell_reach(3, gaps=True)
+    (3.5, 7.0)
+    """
+    return (2.0**level - 1) * (1 if gaps else 0.5)
 
 
 @torch.enable_grad()

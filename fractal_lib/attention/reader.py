@@ -103,7 +103,7 @@ def _stored(x: Tensor) -> Tensor:
 
 
 def _pick(values: Tensor, indices: Tensor) -> Tensor:
-    """values[b, indices[b]]; for rows that lie one after another, by the much faster index_select."""
+    """values[b, indices[b]]; for rows one after another in memory by the faster index_select."""
     batch = torch.arange(values.shape[0], device=values.device)[:, None, None]
     if values.stride(0) != values.shape[1] * values.stride(1):  # flattening would copy them all
         return values[batch, indices]
