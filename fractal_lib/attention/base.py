@@ -79,6 +79,11 @@ class ContextAttention(nn.Module):
     reads pooled rows; ``reset_parameters`` if it has any. `pattern`, the decorator, enters it in
     `PATTERNS`.
 
+    ``torch.compile(fullgraph=True, dynamic=True)``, ``torch.func`` and ``torch.export`` take every
+    attention. A graph serves all n that have as many levels. Exported with a free n, that range
+    must be named, ``Dim("n", min=65, max=127)`` say; those that read pooled rows are exported for
+    one n, since which nodes are full depends on every bit of it.
+
     Attributes:
         kind: "mean" if the weights of a query are not negative and sum to 1; "contrast" if they
             sum to 0; "moments" if signed first moments are added to a mean.

@@ -3,7 +3,6 @@
 """
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from fractal_lib.attention.base import (
     position,
 )
 from fractal_lib.attention.tree import Tree
-from fractal_lib.checks import as_int
+from fractal_lib.checks import as_int, kept
 from fractal_lib.curves.grid import inverse_permutation
 from fractal_lib.curves.hilbert import (
     decode_by,
@@ -181,15 +180,13 @@ def _checked(grid: tuple[int, int]) -> tuple[int, int]:
     return as_int(height, "height", least=1), as_int(width, "width", least=1)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept must serve training too
+@kept(maxsize=8)
 def _tables(grid: tuple[int, int] | None) -> dict[str, Tensor]:
     """The constant tables by name, on the CPU."""
-    with torch.device("cpu"):
-        if grid is None:
-            return dict(zip(("_encode", "_decode"), lookup_tables(BITS), strict=True))
-        permutation = touching_permutation(*grid)
-        return {"_place": inverse_permutation(permutation), "permutation": permutation}
+    if grid is None:
+        return dict(zip(("_encode", "_decode"), lookup_tables(BITS), strict=True))
+    permutation = touching_permutation(*grid)
+    return {"_place": inverse_permutation(permutation), "permutation": permutation}
 
 
 def _curve_order(n: int) -> int:

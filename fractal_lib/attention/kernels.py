@@ -75,6 +75,10 @@ class Kernel(nn.Module):
             return softplus(getattr(self, f"raw_{name}").double())
         return getattr(self, f"_{name}")
 
+    def _now(self, name: str) -> float:
+        value = self._kept(name)
+        return float(value.detach() if isinstance(value, Tensor) else value)
+
     @property
     def lengthscale(self) -> float | Tensor:
         """The length scale as it is now, in ``unit``: a float, or () float64 if it is learnable."""
@@ -98,7 +102,7 @@ class Kernel(nn.Module):
 
     def state(self) -> tuple:
         """All that decides its values, as numbers: equal states are equal kernels."""
-        return type(self), self.unit, *(float(self._kept(name)) for name in self._names())
+        return type(self), self.unit, *(self._now(name) for name in self._names())
 
     def _names(self) -> tuple[str, ...]:
         return ("lengthscale",)
@@ -111,7 +115,7 @@ class Kernel(nn.Module):
 
     def extra_repr(self) -> str:
         """The numbers that decide it."""
-        words = [f"{name}={float(self._kept(name)):.6g}" for name in self._names()]
+        words = [f"{name}={self._now(name):.6g}" for name in self._names()]
         words += [f"unit={self.unit!r}"] * (self.unit != "samples")
         return ", ".join(words + ["learnable=True"] * self.learnable)
 

@@ -215,7 +215,7 @@ def _bound(n: int, kernel: Kernel, w: int, expansion: int, gaps: bool) -> float:
                 size[None, None], 2 * reach + 1, stride=1, padding=reach
             )[0, 0]
             error[row, grid < len(d)] += sup[grid[grid < len(d)]]
-    value = kernel(distance + 1, n)  # the least k on [d, d + 1]
+    value = kernel(distance + 1, n).detach()  # the least k on [d, d + 1]
     if not gaps:  # sums over one side of t; with gaps any row may be alone
         error, value = error.cumsum(1), value.cumsum(0)
     worst = torch.where(error == 0, 0.0, error / value).amax(1)

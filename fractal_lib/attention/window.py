@@ -1,7 +1,6 @@
 """The rows around t and no others: exact, to a stated tail, when the kernel is narrow."""
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch import Tensor
 from fractal_lib.attention.base import ContextAttention, Reads, normalise, pattern, position
 from fractal_lib.attention.kernels import Kernel, as_kernel
 from fractal_lib.attention.tree import Tree, all_levels, constant_result, strides
-from fractal_lib.checks import as_int, require
+from fractal_lib.checks import as_int, kept, require
 
 __all__ = ["WindowAttention"]
 
@@ -72,7 +71,7 @@ class WindowAttention(ContextAttention):
         # n rounded up to a power of two: the radius grows with n, and a graph is compiled anew only
         # for another power
         power = 2 ** (all_levels(n) - 1)
-        return min(_radius(self.kernel, self.tail, self.gap, power), n - 1)
+        return min(_radius(self, power), n - 1)
 
     def pattern(self, t: Tensor, tree: Tree) -> Reads:
         """The window's rows for t (B, Q): (B, Q, 2 r + 1); rows off the end weigh 0."""
@@ -115,8 +114,8 @@ class WindowAttention(ContextAttention):
 
 
 @constant_result
-def _radius(kernel: Kernel, tail: float, gap: int, n: int) -> int:
-    return _find_radius(_Frozen(kernel), tail, gap, n)
+def _radius(window: WindowAttention, n: int) -> int:
+    return _find_radius(_Frozen(window.kernel), window.tail, window.gap, n)
 
 
 class _Frozen:
@@ -132,14 +131,13 @@ class _Frozen:
         return isinstance(other, _Frozen) and self.state == other.state
 
 
-@lru_cache(maxsize=1024)
-@torch.no_grad()
+@kept(maxsize=1024)
 def _find_radius(frozen: _Frozen, tail: float, gap: int, n: int) -> int:
     known = 64
     while True:
         known = min(known, n)
-        distance = torch.arange(known + 1, dtype=torch.float64, device="cpu") + 0.5
-        nearest = torch.tensor(gap + 0.5, dtype=torch.float64, device="cpu")
+        distance = torch.arange(known + 1, dtype=torch.float64) + 0.5
+        nearest = torch.tensor(gap + 0.5, dtype=torch.float64)
         # relative to the nearest row, whose own value may be below the least float64
         log_k = frozen.kernel.log(distance, n).cpu() - frozen.kernel.log(nearest, n).cpu()
         value = log_k.clamp(max=700).exp()
