@@ -1,9 +1,9 @@
 """One call, one figure with a slider: live in Jupyter and Colab, and still moving in a page without
 a kernel.
 
-`explore` draws every frame once, when it is called. What it returns shows itself in two forms at once: an ipywidgets
-slider where a kernel is running, and a piece of HTML that needs nothing but itself: no kernel, no second file, no
-network. The rendered book takes the HTML.
+`explore` draws every frame once, when it is called. What it returns shows itself in two forms at
+once: an ipywidgets slider where a kernel is running, and a piece of HTML that needs nothing but
+itself: no kernel, no second file, no network. The rendered book takes the HTML.
 
     explore(draw, level=range(7), alt=lambda level: f"The Cantor set after {level} cuts.")
 """
@@ -29,12 +29,14 @@ STYLE = """
 .fractal-explore img[hidden], .fractal-explore [hidden] { display: none !important; }
 .fractal-explore .control { display: flex; align-items: center; gap: .75em; margin: .25em 0; }
 .fractal-explore label { flex: 1; display: flex; align-items: center; gap: .75em; min-width: 0; }
-.fractal-explore input { flex: 1; min-width: 0; height: 2.25em; margin: 0; cursor: pointer; accent-color: #0868b0; }
-.fractal-explore input:focus-visible { outline: 2px solid #c8500a; outline-offset: 1px; border-radius: 4px; }
+.fractal-explore input { flex: 1; min-width: 0; height: 2.25em; margin: 0; \
+cursor: pointer; accent-color: #0868b0; }
+.fractal-explore input:focus-visible { outline: 2px solid #c8500a; \
+outline-offset: 1px; border-radius: 4px; }
 .fractal-explore output { min-width: 2.5em; font-variant-numeric: tabular-nums; font-weight: 600; }
 """
 
-# It looks for figures not yet set going, so it needs no id and may stand in a page any number of times.
+# It looks for figures not yet set going: it needs no id and may stand in a page many times.
 SCRIPT = """
 document.querySelectorAll("figure.fractal-explore:not([data-ready])").forEach((figure) => {
   figure.dataset.ready = "";
@@ -69,7 +71,8 @@ class Frame:
         """The picture as one `<img>` element that carries its own data."""
         data = base64.b64encode(self.png).decode("ascii")
         return (
-            f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}" decoding="sync" '
+            f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}" '
+            f'decoding="sync" '
             f'width="{self.width}" height="{self.height}" style="max-width: 100%; height: auto"'
             f"{' hidden' if hidden else ''}>"
         )
@@ -99,10 +102,11 @@ class Explorer:
         return f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
 
     def _repr_html_(self) -> str:
-        """The static form. Without JavaScript it is the first frame with its alt text and caption."""
+        """The static form; without JavaScript the first frame with alt text and caption."""
         controls = "\n".join(
             f'<div class="control" hidden><label><span>{html.escape(name)}</span>'
-            f'<input type="range" min="0" max="{len(texts) - 1}" step="1" value="0" autocomplete="off" '
+            f'<input type="range" min="0" max="{len(texts) - 1}" step="1" value="0" '
+            f'autocomplete="off" '
             f'aria-label="{html.escape(name)}" aria-valuetext="{html.escape(texts[0])}" '
             f'data-values="{html.escape(json.dumps(texts))}"></label>'
             f"<output>{html.escape(texts[0])}</output></div>"
@@ -152,8 +156,8 @@ class Explorer:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         """Both forms in one output; each front end takes the first that it can show.
 
-        The widget's entry is written here, since ipywidgets 8 would give it through `_repr_mimebundle_` and 7 only
-        through `_ipython_display_`; what it says is the same in both.
+        The widget's entry is written here, since ipywidgets 8 would give it through
+        `_repr_mimebundle_` and 7 only through `_ipython_display_`; what it says is the same.
         """
         bundle: dict = {"text/plain": repr(self), "text/html": self._repr_html_()}
         try:
@@ -179,22 +183,25 @@ def explore(
     """Draw a figure for every value of one or two parameters and put a slider under it.
 
     Args:
-        draw: called as `draw(level=3)`. It makes one figure, through pyplot or returned as a matplotlib `Figure`, and
-            must not call `plt.show()`. All its figures should have one size, or the page jumps.
-        alt: what the picture shows, in words: a string, or a function called like `draw` that returns one. A string
-            gets the value added. Without it the caption serves, and without that the first line of draw's docstring.
+        draw: called as `draw(level=3)`. It makes one figure, through pyplot or returned as a
+            matplotlib `Figure`, and must not call `plt.show()`. All its figures should have one
+            size, or the page jumps.
+        alt: what the picture shows, in words: a string, or a function called like `draw` that
+            returns one. A string gets the value added. Without it the caption serves, and without
+            that the first line of draw's docstring.
         caption: a sentence below the figure, plain text.
         dpi: pixels per inch; 144 is crisp at the width of a page.
-        **parameters: one or two names, each with its values (`level=range(7)`, which is also the default).
+        **parameters: one or two names, each with its values (`level=range(7)`, the default).
 
     Returns:
         An `Explorer`; as the last line of a cell it shows itself.
 
     Raises:
-        ValueError: no values, more than two parameters, more than 60 frames, no words for the alt text, or a `draw`
-            that left no figure.
+        ValueError: no values, more than two parameters, more than 60 frames, no words for the alt
+            text, or a `draw` that left no figure.
 
-    Cost: one call of `draw` per value, and 10 to 40 kB per frame of lines at 7 x 3 inches, all kept in the page.
+    Cost: one call of `draw` per value, and 10 to 40 kB per frame of lines at 7 x 3 inches, all kept
+    in the page.
 
     Example:
         >>> import matplotlib
@@ -264,8 +271,8 @@ def _render(draw: Callable, setting: dict, alt: str, dpi: float) -> Frame:
                 figure = plt.gcf()  # the last one made
             if not figure.get_children()[1:] or getattr(figure, "number", None) in before:
                 raise ValueError(
-                    f"draw({_phrase(setting)}) left no figure: let it draw with pyplot or return a matplotlib "
-                    "Figure, and not call plt.show()"
+                    f"draw({_phrase(setting)}) left no figure: let it draw with pyplot or return a "
+                    "matplotlib Figure, and not call plt.show()"
                 )
             raw = io.BytesIO()
             figure.savefig(raw, format="png", dpi=dpi)

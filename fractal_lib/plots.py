@@ -17,6 +17,27 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
+__all__ = [
+    "DATA",
+    "DENSE",
+    "FAINT",
+    "LADDER",
+    "LINEAR",
+    "MISSING",
+    "OTHER",
+    "QUERY",
+    "STYLE",
+    "WINDOW",
+    "Role",
+    "label_lines",
+    "ladder_nodes",
+    "loglog_cost",
+    "query_line",
+    "shade",
+    "use_style",
+    "weights_stem",
+]
+
 
 class Role(NamedTuple):
     """How one thing looks in every figure.

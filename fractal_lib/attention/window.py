@@ -107,7 +107,7 @@ class WindowAttention(ContextAttention):
         start = torch.cat([each, far])  # rows between the first that is left out and the block
         size = torch.cat([torch.ones_like(each), far])
         size = torch.minimum(size, tree.n - 1 - start).clamp(min=0).double()
-        distance = start + radius + (0.5 if tree.places == "rows" else 0.0)
+        distance = start.double() + radius + (0.5 if tree.places == "rows" else 0.0)
         one_side = (size.log() + self.kernel.log(distance, tree.n)).logsumexp(0)
         most = torch.as_tensor(tree.most, device=device).double()
         return one_side + (2 * most).log().unsqueeze(-1)

@@ -44,6 +44,12 @@ def test_reads_grow_as_four_times_log2():
     assert FractalAttention(depth=5).reads(torch.tensor([[0.3]]), 10**6).indices.shape[-1] == 20
 
 
+def test_half_of_the_sampled_reads_repeat_a_row():
+    reads = FractalAttention().reads(torch.tensor([[0.3]]), 10**6)
+    assert reads.indices.shape[-1] == 80
+    assert len(reads.indices.unique()) == 41  # some of weight 0 at the far end
+
+
 @pytest.mark.parametrize(
     ("kernel", "most"),
     [

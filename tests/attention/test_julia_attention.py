@@ -50,6 +50,13 @@ def test_the_dial():
     assert JuliaAttention(-1e300).offsets(1024).tolist() == [-1023, 0, 1023]
 
 
+@pytest.mark.parametrize(("c", "constant"), [(-2.1, 3.5), (-6.0, 8.6), (-20.0, 10.0)])
+def test_reads_are_as_many_as_stated(c, constant):
+    for k in (10, 14, 17, 20):
+        reads = JuliaAttention(c).reads(torch.tensor([[0.3]]), 2**k).indices.shape[-1]
+        assert abs(reads / 2 ** (k * julia_dimension(c)) / constant - 1) < 0.1  # waves
+
+
 @pytest.mark.parametrize("c", DIAL)
 @pytest.mark.parametrize("n", SIZES)
 def test_values_are_the_specification(c, n):

@@ -1,5 +1,7 @@
 """The window's stated bound, for every mask: an error, or within it of dense attention."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -140,3 +142,43 @@ def test_rows_in_no_order_are_refused():
 def test_what_a_window_cannot_be_is_refused(bad):
     with pytest.raises((TypeError, ValueError), match=r"gap|tail|kernel must be a Kernel"):
         WindowAttention(**bad)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+def test_what_is_left_out_is_bounded_from_above_and_not_by_much(kernel):
+    """Against the sum over all rows outside, for a query half way between two, where most are."""
+    n = 1001
+    attention = WindowAttention(kernel, tail=1e-3)
+    radius, x = attention.radius(n), 499.5
+    row = torch.arange(n, dtype=torch.float64)
+    outside = (row - 500).abs() > radius  # the window is centred on row 500
+    left_out = kernel.log(x - row, n)[outside].logsumexp(0)
+    observed = torch.arange(n) > 0
+    tree = attention.prepare(torch.ones(1, n, 1), observed).tree
+    bound = attention._log_left_out(radius, tree, torch.device("cpu")).squeeze()
+    nearer = kernel.log(torch.tensor([radius + 0.5, radius + 1.5]).double(), n)
+    # the left side is half a row further than the bound takes it to be
+    assert left_out <= bound + 1e-12
+    # and of a heavy tail it counts n rows on either side, where there are n / 2
+    assert bound - left_out <= float(nearer[0] - nearer[1]) + math.log(4)
+    both = kernel.log(torch.arange(radius, 500).double() + 0.5, n).logsumexp(0) + math.log(2)
+    assert bound >= both - 1e-12
+
+
+def test_bins_may_stand_nearer_and_hold_more_rows():
+    """The worst: every bin's two rows lean towards the query, which is between two bins."""
+    n, x, attention = 41, 20.5, WindowAttention(RBF(2.0), tail=0.2)
+    bin_of = torch.arange(n, dtype=torch.float64)
+    place = bin_of + 0.49 * (x - bin_of).sign()
+    times = (place / (n - 1)).clamp(0, 1).repeat_interleave(2)
+    pyramid = Pyramid(torch.ones(1, 2 * n, 1), times=times, bins=n, levels=1)
+    assert pyramid.tree.counts[0].tolist() == [2] * n
+    radius = attention.radius(n)
+    outside = (torch.arange(n) - 20).abs() > radius
+    assert 0 < outside.sum() < n
+    log_k = attention.kernel.log(x - pyramid.tree.centroids[0], n) + math.log(2)
+    bound = attention._log_left_out(radius, pyramid.tree, torch.device("cpu")).squeeze()
+    # the left side's rows are a whole row nearer to the window's edge than the right side's
+    assert log_k[outside].logsumexp(0) <= bound
+    one_row_each = bound - math.log(2)
+    assert one_row_each < log_k[outside].logsumexp(0)
