@@ -7,7 +7,7 @@ import importlib
 import operator
 from collections.abc import Callable
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -150,7 +150,7 @@ def as_mask(value: object, name: str = "observed", device: torch.device | None =
     return tensor if device is None else tensor.to(device)
 
 
-def as_int(value: object, name: str, least: int | None = None, most: int | None = None) -> int:
+def as_int(value: Any, name: str, least: int | None = None, most: int | None = None) -> int:
     """An int from whatever counts as one (numpy's integers too), within bounds.
 
     Raises:

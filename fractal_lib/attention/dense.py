@@ -50,6 +50,7 @@ class DenseAttention(ContextAttention):
     tensor([[[0.2500, 0.0000, 0.7500]]])
     """
 
+    sample_weight: Tensor | None
     takes_times = True
     takes_free_times = True
 

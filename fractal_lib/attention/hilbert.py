@@ -72,6 +72,10 @@ class HilbertCurveAttention(ContextAttention):
     """
 
     reach = "near"
+    permutation: Tensor
+    _encode: Tensor
+    _decode: Tensor
+    _place: Tensor
 
     def __init__(
         self,
@@ -165,10 +169,11 @@ class HilbertCurveAttention(ContextAttention):
         row = self._row(cell[..., 0, :, None], cell[..., 1, None, :], tree.n).flatten(-2)
         index, count = tree.lookup(0, row)
         weight = weight * count
-        if self.raw_exponent is None:
+        exponent = self.exponent
+        if exponent is None:
             return Reads(index, average(weight))
         distance = position(t, tree.n).unsqueeze(-1) - tree.centroid(0, row)
-        log_decay = -self.exponent / 2 * torch.log1p(distance.square())
+        log_decay = -exponent / 2 * torch.log1p(distance.square())
         return Reads(index, normalise(log_decay, weight))
 
 

@@ -99,9 +99,10 @@ class JuliaAttention(ContextAttention):
         return Reads(index, normalise(top.expand(share.shape), share * count))
 
     def _log_kernel(self, d: Tensor, n: int) -> Tensor:
-        if self.kernel is not None:
-            return self.kernel.log(d, n)
-        return -self.exponent / 2 * torch.log1p(d.square())
+        exponent = self.exponent
+        if self.kernel is not None or exponent is None:
+            return as_kernel(self.kernel).log(d, n)
+        return -exponent / 2 * torch.log1p(d.square())
 
 
 def _round_up(n: int) -> int:
@@ -130,8 +131,11 @@ def _find_stencil(c: float, n: int, device: torch.device) -> tuple[Tensor, Tenso
     present = np.lib.stride_tricks.sliding_window_view(both, 4)[:, ::-1]
     row = np.flatnonzero(present.any(1))
     offset = (row - n)[:, None] - np.arange(-1, 3)
-    tables = row - n, offset, present[row]
-    return tuple(torch.from_numpy(np.ascontiguousarray(table)).to(device) for table in tables)
+    row, offset, present = (
+        torch.from_numpy(np.ascontiguousarray(table)).to(device)
+        for table in (row - n, offset, present[row])
+    )
+    return row, offset, present
 
 
 @kept()

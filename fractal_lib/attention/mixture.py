@@ -52,20 +52,24 @@ class MixtureAttention(ContextAttention):
         """Equal weights."""
         nn.init.zeros_(self.logits)
 
+    @property
+    def _parts(self) -> list[ContextAttention]:
+        return list(self.attentions)  # type: ignore[arg-type]  # a ModuleList does not say of what
+
     def prepare(self, values: Tensor, observed: Any = None, times: Any = None) -> Pyramid:
         """The one context that all parts read: that of the part which packs most levels."""
-        context, *others = [part.prepare(values, observed, times) for part in self.attentions]
+        context, *others = [part.prepare(values, observed, times) for part in self._parts]
         for other in others:
             context = other if other.tree.levels > context.tree.levels else context
         return context
 
     def tree(self, n: int) -> Tree:
         """The tree of the part which packs most levels."""
-        return max((part.tree(n) for part in self.attentions), key=lambda tree: tree.levels)
+        return max((part.tree(n) for part in self._parts), key=lambda tree: tree.levels)
 
     def pattern(self, t: Tensor, tree: Tree) -> Reads:
         """The reads of all parts, one after another: (B, Q, K_1 + K_2 + ...)."""
-        parts = [part.pattern(t, tree) for part in self.attentions]
+        parts = [part.pattern(t, tree) for part in self._parts]
         share = self.logits.double().softmax(0)
         weights = torch.cat([a * part.weights for a, part in zip(share, parts, strict=True)], -1)
         return Reads(torch.cat([part.indices for part in parts], -1), weights)

@@ -181,7 +181,7 @@ def _fade(moment: Tensor, stride: Tensor, tree: Tree) -> Tensor:
     # |weight| rounded off at 0, so that the result stays smooth in t; from above
     size = ((moment * length / stride).square() + ROUND_OFF**2).sqrt().sum(-1, keepdim=True)
     fade = smooth_step(size / 2)
-    if tree.places != "rows":
+    if tree.counts is None or tree.places != "rows":
         return fade
     complete = tree.counts[:, -1:] == tree.n  # of the root
     return torch.where(complete.unsqueeze(-1), 1.0, fade)

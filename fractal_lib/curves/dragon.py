@@ -48,7 +48,8 @@ def fold_levels(crease: Tensor) -> Tensor:
     """
     crease = as_integers(crease, "crease", least=1)
     lowest = crease & -crease
-    return sum(((lowest & places) != 0).long() << b for b, places in enumerate(_PLACES))
+    bits = [((lowest & places) != 0).long() << b for b, places in enumerate(_PLACES)]
+    return torch.stack(bits).sum(0)
 
 
 def turn_signs(crease: Tensor) -> Tensor:

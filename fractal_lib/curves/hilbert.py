@@ -6,13 +6,14 @@ The curve of order p visits the 4**p cells (x, y) of a square grid of side 2**p,
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fractal_lib.checks import as_float, as_int, kept
-from fractal_lib.curves.grid import Array, check_range, grid_cells, integers
+from fractal_lib.curves.grid import check_range, grid_cells, integers
 from fractal_lib.curves.splines import bspline_weights, stencil
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
 BITS = 8
 
 
-def hilbert_encode(x: Array, y: Array, order: int) -> Array:
+def hilbert_encode(x: Any, y: Any, order: int) -> Any:
     """Place of each cell along the Hilbert curve.
 
     Args:
@@ -58,7 +59,7 @@ def hilbert_encode(x: Array, y: Array, order: int) -> Array:
     return d.numpy() if isinstance(x, np.ndarray) or isinstance(y, np.ndarray) else d
 
 
-def hilbert_decode(d: Array, order: int) -> tuple[Array, Array]:
+def hilbert_decode(d: Any, order: int) -> tuple[Any, Any]:
     """The cell at each place along the Hilbert curve: the inverse of `hilbert_encode`.
 
     Args:

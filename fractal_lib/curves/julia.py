@@ -277,7 +277,7 @@ def julia_dimension(c: float, levels: int = 16) -> float:
         return 1.0  # the whole interval [-2, 2], under x = 2 cos(angle)
     # what goes to 0; its mirror image counts alike
     root = torch.tensor([math.sqrt(-c)], dtype=torch.float64)
-    log_slope = torch.log(2 * root)  # log |(f^n)'|
+    log_slope = shorter = torch.log(2 * root)  # log |(f^n)'|
     for _ in range(levels - 1):
         shorter = log_slope
         root = torch.cat([root - c, -root - c]).sqrt()
@@ -295,7 +295,7 @@ def julia_dimension(c: float, levels: int = 16) -> float:
 def _tensor(values: complex | Values, name: str) -> Tensor:
     """The values as a finite tensor of numbers."""
     if hasattr(values, "to_numpy"):  # pandas
-        values = values.to_numpy()
+        values = values.to_numpy()  # type: ignore[union-attr]
     elif isinstance(values, list | tuple):
         values = torch.as_tensor(values)
     elif not isinstance(values, Tensor | np.ndarray | np.number | int | float | complex):

@@ -185,8 +185,15 @@ def test_with_any_times_first_moments_stay_bounded(seed, n, t):
 
 
 def test_a_mask_of_true_is_no_mask():
-    attention, n = MultilevelAttention(RBF(0.8), cells=4, expansion=1), 300
+    """Of a kernel so wide that the moments of complete data are large enough to be faded."""
+    attention, n = MultilevelAttention(RBF(100.0), cells=4, expansion=1), 300
     values, t = torch.randn(2, n, 2, dtype=torch.float64), torch.rand(2, 50, dtype=torch.float64)
+    tree = attention.prepare(values, torch.ones(n, dtype=torch.bool)).tree
+    reads = attention.reads(t, n)
+    moments = reads.weights[..., reads.weights.shape[-1] // 2 :]
+    stride = torch.ones(len(moments[0, 0]), dtype=torch.int64)  # a lower bound of the fade's size
+    tree.places = "bins"
+    assert (multilevel._fade(moments, stride, tree) < 0.9).any()
     full = attention(values, t, torch.ones(n, dtype=torch.bool))
     torch.testing.assert_close(full, attention(values, t), rtol=0, atol=1e-13)
     # and one sample's gaps do not change another
