@@ -1,17 +1,32 @@
 """The doors: what users bring, turned into tensors, or refused in one sentence with expected and
-got.
+got; and constants that are kept.
 """
 
+import functools
 import importlib
 import operator
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["as_float", "as_int", "as_mask", "as_positive", "as_tensor", "optional", "require"]
+__all__ = [
+    "as_float",
+    "as_int",
+    "as_integers",
+    "as_mask",
+    "as_positive",
+    "as_tensor",
+    "kept",
+    "optional",
+    "require",
+]
+
+Function = TypeVar("Function", bound=Callable)
 
 
 def require(
@@ -68,8 +83,9 @@ def as_tensor(value: object, name: str) -> Tensor:
         )
     if array.dtype.kind == "f" and not hasattr(value, "dtype") and not hasattr(value, "dtypes"):
         array = array.astype(str(torch.get_default_dtype()).removeprefix("torch."))
-    if array.dtype.kind == "f":  # an array of another byte order, or long double
-        array = array.astype(f"f{min(array.dtype.itemsize, 8)}", copy=False)
+    # of another byte order, or long double
+    native = "b1" if array.dtype.kind == "b" else f"{array.dtype.kind}{min(array.itemsize, 8)}"
+    array = array.astype(native, copy=False)
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
@@ -92,6 +108,34 @@ def as_float(value: object, name: str) -> Tensor:
     return tensor
 
 
+def as_integers(
+    value: object, name: str, least: int | None = None, most: int | None = None
+) -> Tensor:
+    """As `as_tensor`, of whole numbers, as int64, within bounds; bool is refused.
+
+    Raises:
+        TypeError: for another dtype. ValueError: for a number out of bounds, where the numbers are
+            known: compiled graphs and vmap know none.
+
+    >>> as_integers(np.array([3], dtype=np.int32), "step", least=0)
+    tensor([3])
+    """
+    tensor = as_tensor(value, name)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"{name} must be whole numbers, got {tensor.dtype}")
+    tensor = tensor.long()
+    if tensor.numel():
+        require(
+            lambda: (
+                ((tensor >= least) if least is not None else tensor == tensor).all()
+                & ((tensor <= most) if most is not None else tensor == tensor).all()
+            ),
+            f"expected {name} {_bounds(least, most)}, got {{0[0]}} to {{0[1]}}",
+            lambda: (int(tensor.min()), int(tensor.max())),
+        )
+    return tensor
+
+
 def as_mask(value: object, name: str = "observed", device: torch.device | None = None) -> Tensor:
     """As `as_tensor`, of bool, on the device.
 
@@ -107,7 +151,7 @@ def as_mask(value: object, name: str = "observed", device: torch.device | None =
     return tensor if device is None else tensor.to(device)
 
 
-def as_int(value: object, name: str, least: int | None = None, most: int | None = None) -> int:
+def as_int(value: Any, name: str, least: int | None = None, most: int | None = None) -> int:
     """An int from whatever counts as one (numpy's integers too), within bounds.
 
     Raises:
@@ -123,14 +167,7 @@ def as_int(value: object, name: str, least: int | None = None, most: int | None 
             got = type(value).__name__
             raise TypeError(f"expected {name} as a whole number, got {got} {value!r}") from None
     if (least is not None and value < least) or (most is not None and value > most):
-        bounds = (
-            f"from {least} to {most}"
-            if least is not None and most is not None
-            else f"of at least {least}"
-            if least is not None
-            else f"of at most {most}"
-        )
-        raise ValueError(f"expected {name} {bounds}, got {value}")
+        raise ValueError(f"expected {name} {_bounds(least, most)}, got {value}")
     return value
 
 
@@ -154,6 +191,40 @@ def as_positive(value: object, name: str) -> float:
     if not 0 < number < float("inf"):
         raise ValueError(f"expected {name} as a positive, finite number, got {number}")
     return number
+
+
+def _bounds(least: int | None, most: int | None) -> str:
+    if least is None or most is None:
+        return f"of at most {most}" if least is None else f"of at least {least}"
+    return f"from {least} to {most}"
+
+
+def kept(maxsize: int = 64) -> Callable[[Function], Function]:
+    """As `functools.lru_cache`, for constant tables, which must serve whoever asks next.
+
+    They are made on the CPU and as plain tensors, even if the first who asks is in inference mode,
+    on another default device, or is traced, as by `torch.export`, where tensors are fakes.
+
+    >>> @kept(maxsize=1)
+    ... def table(n):
+    ...     return torch.arange(n)
+    >>> with torch.inference_mode(), torch.device("meta"):
+    ...     first = table(3)
+    >>> first.device.type, first.is_inference(), table(3) is first
+    ('cpu', False, True)
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.lru_cache(maxsize)
+        @functools.wraps(function)
+        def make(*args):
+            plain = _disable_current_modes(), torch.inference_mode(False), torch.no_grad()
+            with plain[0], plain[1], plain[2], torch.device("cpu"):
+                return function(*args)
+
+        return make  # type: ignore[return-value]
+
+    return decorate
 
 
 def optional(module: str, what: str) -> ModuleType:

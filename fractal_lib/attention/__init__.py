@@ -46,5 +46,7 @@ __all__ = [
 
 for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
     importlib.import_module(_module.name)
-for _attention in PATTERNS.values():
+for _attention in PATTERNS.values():  # a new pattern is public without a line here
     globals().setdefault(_attention.__name__, _attention)
+    if _attention.__name__ not in __all__:
+        __all__ += [_attention.__name__]

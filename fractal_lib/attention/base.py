@@ -2,119 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fractal_lib.attention.pyramid import Pyramid
+from fractal_lib.attention.reader import Reads, combine, no_autocast, read
 from fractal_lib.attention.tree import Tree
 from fractal_lib.checks import as_float, as_int, require
 
-__all__ = ["PATTERNS", "ContextAttention", "Reads", "pattern", "position", "read"]
+__all__ = [
+    "PATTERNS",
+    "ContextAttention",
+    "Reads",
+    "average",
+    "combine",
+    "no_autocast",
+    "normalise",
+    "pattern",
+    "position",
+    "read",
+]
 
 ULP = 2.0**-23  # how far outside [0, 1] a float32 t may be and still be rounding
-
-
-@dataclass(frozen=True)
-class Reads:
-    """Where to read and how much.
-
-    Attributes:
-        indices: (B, Q, K) int64, rows to read, each in [0, N).
-        weights: (B, Q, K) float64; the weights of a query sum to 1 unless the pattern is signed.
-    """
-
-    indices: Tensor
-    weights: Tensor
-
-
-def read(values: Tensor, reads: Reads) -> Tensor:
-    """Gather rows and sum them with weights: the only place where a context is read.
-
-    Args:
-        values: (B, N, H), floating point, strided as it may be; it is not copied.
-        reads: `Reads` with the same B.
-
-    Returns:
-        (B, Q, H) in the dtype of ``values``. Half precisions are summed in float32, and autocast
-        is switched off: positions and weights do not survive in half precision.
-
-    Raises:
-        TypeError: if ``values`` is not floating point.
-        ValueError: if shapes do not fit, or (eager mode) if the result is not finite, because a row
-            that was read is not, or because no observed row lies within reach.
-
-    Complexity: O(K H) per query, whatever N is. Forward AD, double backward, vmap and
-    ``torch.compile(fullgraph=True)`` all pass through it. Source: chapter ``start/exact_window``.
-
-    >>> values = torch.tensor([[[1.0], [2.0], [4.0]]])
-    >>> read(values, Reads(torch.tensor([[[0, 2]]]), torch.tensor([[[0.5, 0.5]]])))
-    tensor([[[2.5000]]])
-    """
-    values = as_float(values, "values")
-    if values.dim() != 3 or reads.indices.dim() != 3 or values.shape[0] != reads.indices.shape[0]:
-        raise ValueError(
-            "expected values (B, N, H) and reads (B, Q, K) of one B, "
-            f"got {tuple(values.shape)} and {tuple(reads.indices.shape)}"
-        )
-    picked = _stored(_pick(values, _stored(reads.indices)))  # (B, Q, K, H)
-    return combine(reads.weights.unsqueeze(-2), picked).squeeze(-2)
-
-
-def combine(weights: Tensor, values: Tensor) -> Tensor:
-    """``weights @ values`` in the values' dtype, half precisions summed in float32; finite, or an
-    error.
-    """
-    dtype = torch.promote_types(values.dtype, torch.float32)
-    with no_autocast(values.device):
-        out = _product(_stored(weights.to(dtype)), values.to(dtype)).to(values.dtype)
-    require(
-        lambda: out.isfinite().all(),
-        "the result is not finite: a row that was read is NaN or infinite (mark missing rows with "
-        "`observed`), or no observed row lies within reach of t",
-    )
-    return out
-
-
-def no_autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """Autocast off, where it is on."""
-    if device.type != "meta" and torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()
-
-
-def _product(weight: Tensor, values: Tensor) -> Tensor:
-    """``weight @ values``; in a compiled graph, one row of weights as the sum the compiler makes of
-    it.
-
-    The derivative of ``@`` keeps the absent tangent of ``values`` as a tensor without storage, and
-    a compiled kernel reads it: a crash in the gradient of the weights (PyTorch issue 177261).
-    """
-    if torch.compiler.is_compiling() and weight.shape[-2] == 1:
-        return (weight.mT * values).sum(-2, keepdim=True)
-    return weight @ values
-
-
-def _stored(x: Tensor) -> Tensor:
-    """X; in a compiled graph, x in memory.
-
-    A compiler fuses what it can, and would work an index or a weight out anew for each of the H
-    numbers it serves, which is far slower than the read itself. A strided view needs storage.
-    """
-    return x.as_strided(x.shape, x.stride()) if torch.compiler.is_compiling() else x
-
-
-def _pick(values: Tensor, indices: Tensor) -> Tensor:
-    """values[b, indices[b]]; for rows that lie one after another, by the much faster index_select."""
-    batch = torch.arange(values.shape[0], device=values.device)[:, None, None]
-    if values.stride(0) != values.shape[1] * values.stride(1):  # flattening would copy them all
-        return values[batch, indices]
-    flat = (indices + batch * values.shape[1]).flatten()
-    return values.flatten(0, 1).index_select(0, flat).unflatten(0, indices.shape)
 
 
 def position(t: Tensor, n: int) -> Tensor:
@@ -164,7 +76,13 @@ class ContextAttention(nn.Module):
     """Base of every attention over a context: a subclass says where to read, `read` reads.
 
     A subclass defines ``pattern(t, tree) -> Reads``, and ``tree(n)`` and ``prepare`` too if it
-    reads pooled rows. `pattern`, the decorator, enters it in `PATTERNS`.
+    reads pooled rows; ``reset_parameters`` if it has any. `pattern`, the decorator, enters it in
+    `PATTERNS`.
+
+    ``torch.compile(fullgraph=True, dynamic=True)``, ``torch.func`` and ``torch.export`` take every
+    attention. A graph serves all n that have as many levels. Exported with a free n, that range
+    must be named, ``Dim("n", min=65, max=127)`` say; those that read pooled rows are exported for
+    one n, since which nodes are full depends on every bit of it.
 
     Attributes:
         kind: "mean" if the weights of a query are not negative and sum to 1; "contrast" if they
@@ -173,12 +91,14 @@ class ContextAttention(nn.Module):
         reach: "all" if any row of a context may be found, else "near": a gap may then be out of
             reach.
         takes_times: whether rows may stand at any times.
+        takes_free_times: whether they may be prepared without bins, each at its own time.
     """
 
     kind: str = "mean"
     smooth: ClassVar[bool] = True
     reach: str = "all"
     takes_times: bool = False
+    takes_free_times: ClassVar[bool] = False
     name: ClassVar[str] = ""
     examples: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -195,7 +115,7 @@ class ContextAttention(nn.Module):
         return Tree(n, 1)
 
     def prepare(self, values: Tensor, observed: Any = None, times: Any = None) -> Pyramid:
-        """The context this attention reads, made once; pass it instead of ``values`` to many calls."""
+        """The context this attention reads, made once, to be passed instead of ``values``."""
         if times is not None:
             raise ValueError(
                 f"{type(self).__name__} counts on even spacing: bin first, "
@@ -206,7 +126,57 @@ class ContextAttention(nn.Module):
     def reads(self, t: Tensor, n: int | Tree) -> Reads:
         """Where to read for t (B, Q) in a context of n rows, or of a `Tree`."""
         tree = n if isinstance(n, Tree) else self.tree(as_int(n, "n", least=1))
+        if tree.places == "free" and not self.takes_free_times:
+            raise ValueError(
+                f"{type(self).__name__} reads rows in their order: give the pyramid bins, "
+                "Pyramid(values, times=times, bins=...)"
+            )
         return self.pattern(as_float(t, "t"), tree)
+
+    @torch.no_grad()
+    def mask(self, n: int, device: torch.device | str | None = None) -> Tensor:
+        """Which rows each row reads: the pattern as a mask of self-attention over n rows.
+
+        Args:
+            n: number of rows, at least 1.
+            device: of the result; default that of the attention's own tensors.
+
+        Returns:
+            (n, n) bool: [i, j] is True where a query at t = i / (n - 1) reads row j with a weight
+            that is not 0, by itself or in a pooled node.
+
+        Complexity: O(n^2) flags, n queries' reads.
+
+        >>> ContextAttention.mask(PATTERNS["dense"](), 2)
+        tensor([[True, True],
+                [True, True]])
+        """
+        n = as_int(n, "n", least=1)
+        if device is None:
+            tensors = [*self.parameters(), *self.buffers()]
+            device = tensors[0].device if tensors else torch.get_default_device()
+        tree = self.tree(n)
+        t = torch.linspace(0, 1, n, dtype=torch.float64, device=device)
+        # an end is where a run of rows that are read begins (+1) or is over (-1)
+        ends = torch.zeros(n, n + 1, dtype=torch.int32, device=device)
+        for some in torch.arange(n, device=device).split(max(1, 2**16 // n)):
+            reads = self.reads(t[some].unsqueeze(0), tree)
+            first, last = tree.span(reads.indices[0])  # (Q, K)
+            used = (reads.weights[0] != 0).int()
+            ends[some] = ends[some].scatter_add(1, first, used).scatter_add(1, last, -used)
+        return ends.cumsum(1)[:, :n] > 0
+
+    def mask_mod(
+        self, n: int, device: torch.device | str | None = None
+    ) -> Callable[[Any, Any, Tensor, Tensor], Tensor]:
+        """`mask` as FlexAttention's ``mask_mod(b, h, q, kv)``, the same for every sample and head.
+
+        >>> mask_mod = PATTERNS["window"]().mask_mod(100)
+        >>> [kv for kv in range(100) if mask_mod(0, 0, torch.tensor(40), torch.tensor(kv))]
+        [35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45]
+        """
+        table = self.mask(n, device)
+        return lambda b, h, q, kv: table[q, kv]
 
     def pattern(self, t: Tensor, tree: Tree) -> Reads:
         """Where to read for t (B, Q): what a subclass defines."""
@@ -268,8 +238,8 @@ def pattern(
         examples: settings that tests must hold too, by a word; a callable is called for a new
             argument.
 
-    >>> sorted(PATTERNS)
-    ['dense', 'dragon', 'hilbert', 'julia', 'ladder', 'multilevel', 'window']
+    >>> list(PATTERNS)[:3]
+    ['dense', 'window', 'ladder']
     """
 
     def enter(attention: Attention) -> Attention:

@@ -13,7 +13,7 @@ from fractal_lib.attention.base import (
     pattern,
     position,
 )
-from fractal_lib.attention.kernels import Kernel, OriginalKernel
+from fractal_lib.attention.kernels import Kernel, as_kernel
 from fractal_lib.attention.pyramid import Pyramid
 from fractal_lib.attention.tree import Tree
 from fractal_lib.checks import as_float, require
@@ -31,7 +31,7 @@ class DenseAttention(ContextAttention):
         sample_weight: None, or (n,) floating point, finite, not negative and not all 0: how much
             each row counts before its distance does. Weights are kernel * sample_weight. It belongs
             to the rows and not to the query, so the result is as smooth in t as the kernel. Kept as
-            a buffer, in the dtype it has.
+            a buffer, in the dtype it has, and in the state dict.
 
     Takes ``observed`` and ``times`` exactly. With several queries, a compiled loss that holds both
     a jvp in t and gradients of t is an error up to torch 2.13 (PyTorch issue 177261). Complexity:
@@ -50,14 +50,16 @@ class DenseAttention(ContextAttention):
     tensor([[[0.2500, 0.0000, 0.7500]]])
     """
 
+    sample_weight: Tensor | None
+    takes_times = True
+    takes_free_times = True
+
     def __init__(self, kernel: Kernel | None = None, *, sample_weight: Any = None):
         super().__init__()
-        self.kernel = OriginalKernel() if kernel is None else kernel
+        self.kernel = as_kernel(kernel)
         if sample_weight is not None:
             sample_weight = _checked(sample_weight)
-        self.register_buffer("sample_weight", sample_weight, persistent=False)
-
-    takes_times = True
+        self.register_buffer("sample_weight", sample_weight)
 
     def prepare(self, values: Tensor, observed: Any = None, times: Any = None) -> Pyramid:
         """The rows with their mask and their exact times."""
@@ -90,7 +92,7 @@ def _checked(sample_weight: Any) -> Tensor:
         )
     require(
         lambda: (sample_weight.isfinite() & (sample_weight >= 0)).all() & (sample_weight > 0).any(),
-        "sample_weight must be finite, not negative and not all 0, got values from {0[0]} to {0[1]}",
+        "sample_weight must be finite, not negative and not all 0, got {0[0]} to {0[1]}",
         lambda: (sample_weight.min().item(), sample_weight.max().item()),
     )
     return sample_weight

@@ -57,7 +57,12 @@ class DragonCurveAttention(ContextAttention):
         depth = MAX_LEVELS if max_depth is None else as_int(max_depth, "max_depth", 1, MAX_LEVELS)
         self.signed, self.kind = signed, "contrast" if signed else "mean"
         self.reach = "near" if signed else "all"
-        self.level_logits = nn.Parameter(torch.zeros(depth))
+        self.level_logits = nn.Parameter(torch.empty(depth))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Equal shares."""
+        nn.init.zeros_(self.level_logits)
 
     def extra_repr(self) -> str:
         """Depth and kind."""

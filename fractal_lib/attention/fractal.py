@@ -1,4 +1,7 @@
-"""The ladder: a few rows on every scale around t, log2(n) scales (chapter ``attention/fractal``)."""
+"""The ladder: a few rows on every scale around t, log2(n) scales.
+
+Chapter ``attention/fractal``.
+"""
 
 from typing import Any
 
@@ -56,7 +59,12 @@ class FractalAttention(ContextAttention):
         levels = MAX_LEVELS if depth is None else as_int(depth, "depth", 1, MAX_LEVELS)
         self.source, self.takes_times = source, source == "pyramid"
         self.reach = "all" if depth is None else "near"
-        self.level_logits = nn.Parameter(torch.zeros(levels))
+        self.level_logits = nn.Parameter(torch.empty(levels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Equal shares."""
+        nn.init.zeros_(self.level_logits)
 
     def extra_repr(self) -> str:
         """Depth and source."""

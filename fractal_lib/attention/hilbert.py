@@ -17,7 +17,7 @@ from fractal_lib.attention.base import (
     position,
 )
 from fractal_lib.attention.tree import Tree
-from fractal_lib.checks import as_int
+from fractal_lib.checks import as_int, kept
 from fractal_lib.curves.grid import inverse_permutation
 from fractal_lib.curves.hilbert import (
     decode_by,
@@ -62,7 +62,7 @@ class HilbertCurveAttention(ContextAttention):
 
     Raises:
         ValueError: for a window that is even or less than 3, a grid without cells, or (when called)
-            rows that are not as many as the grid has tree.
+            rows that are not as many as the grid has cells.
 
     >>> attention = HilbertCurveAttention()
     >>> attention(torch.randn(8, 1000, 2), torch.rand(8, 3)).shape
@@ -72,6 +72,10 @@ class HilbertCurveAttention(ContextAttention):
     """
 
     reach = "near"
+    permutation: Tensor
+    _encode: Tensor
+    _decode: Tensor
+    _place: Tensor
 
     def __init__(
         self,
@@ -84,19 +88,25 @@ class HilbertCurveAttention(ContextAttention):
         window_size = as_int(window_size, "window_size")
         if window_size < 3 or window_size % 2 == 0:
             raise ValueError(f"window_size must be odd and at least 3, got {window_size}")
-        self.window_size, self.grid = window_size, grid
-        # sigmoid(log 2) = 2/3 of the way from the least length scale to the largest
-        self.raw_lengthscale = nn.Parameter(torch.full((1,), math.log(2)))
-        raw = torch.full((1,), math.log(math.e - 1))  # softplus of it is 1
-        self.raw_exponent = nn.Parameter(raw) if decay else None
-        for name, table in self._tables().items():
-            self.register_buffer(name, table, persistent=False)
+        self.window_size, self.grid = window_size, None if grid is None else _checked(grid)
+        self.raw_lengthscale = nn.Parameter(torch.empty(1))
+        self.raw_exponent = nn.Parameter(torch.empty(1)) if decay else None
+        self.reset_parameters()
+        for name, table in _tables(self.grid).items():
+            self.register_buffer(name, table.to(torch.get_default_device()), persistent=False)
 
-    def _tables(self) -> dict[str, Tensor]:
-        if self.grid is None:
-            return dict(zip(("_encode", "_decode"), lookup_tables(BITS), strict=True))
-        permutation = touching_permutation(*self.grid)
-        return {"_place": inverse_permutation(permutation), "permutation": permutation}
+    def reset_parameters(self) -> None:
+        """A length scale 2/3 of the way from the least to the largest, and an exponent of 1."""
+        nn.init.constant_(self.raw_lengthscale, math.log(2))  # sigmoid(log 2) = 2/3
+        if self.raw_exponent is not None:
+            nn.init.constant_(self.raw_exponent, math.log(math.e - 1))  # softplus of it is 1
+
+    def _apply(self, fn, recurse=True):
+        """As of every module; tables that a move lost, as ``to_empty`` does, are made anew."""
+        super()._apply(fn, recurse)
+        for name, table in _tables(self.grid).items():
+            setattr(self, name, table.to(getattr(self, name).device))
+        return self
 
     def extra_repr(self) -> str:
         """The window and what it slides over."""
@@ -120,11 +130,10 @@ class HilbertCurveAttention(ContextAttention):
         return None if self.raw_exponent is None else softplus(self.raw_exponent.double())
 
     def path(self, t: Tensor, n: int) -> Tensor:
-        """Where t (B, Q) is in the plane of n rows: (B, Q, 2) float64, x and y in tree."""
+        """Where t (B, Q) is in the plane of n rows: (B, Q, 2) float64, x and y in cells."""
         if self.grid is not None and n != len(self.permutation):
-            raise ValueError(
-                f"a grid of {self.grid[0]} x {self.grid[1]} has {len(self.permutation)} rows, got {n}"
-            )
+            height, width = self.grid
+            raise ValueError(f"a grid of {height} x {width} has {height * width} rows, got {n}")
         return spline_path(position(t, n), n, lambda row: self._cell(row, n))
 
     def _cell(self, row: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -160,11 +169,29 @@ class HilbertCurveAttention(ContextAttention):
         row = self._row(cell[..., 0, :, None], cell[..., 1, None, :], tree.n).flatten(-2)
         index, count = tree.lookup(0, row)
         weight = weight * count
-        if self.raw_exponent is None:
+        exponent = self.exponent
+        if exponent is None:
             return Reads(index, average(weight))
         distance = position(t, tree.n).unsqueeze(-1) - tree.centroid(0, row)
-        log_decay = -self.exponent / 2 * torch.log1p(distance.square())
+        log_decay = -exponent / 2 * torch.log1p(distance.square())
         return Reads(index, normalise(log_decay, weight))
+
+
+def _checked(grid: tuple[int, int]) -> tuple[int, int]:
+    try:
+        height, width = grid
+    except (TypeError, ValueError):
+        raise ValueError(f"grid must be (height, width), got {grid!r}") from None
+    return as_int(height, "height", least=1), as_int(width, "width", least=1)
+
+
+@kept(maxsize=8)
+def _tables(grid: tuple[int, int] | None) -> dict[str, Tensor]:
+    """The constant tables by name, on the CPU."""
+    if grid is None:
+        return dict(zip(("_encode", "_decode"), lookup_tables(BITS), strict=True))
+    permutation = touching_permutation(*grid)
+    return {"_place": inverse_permutation(permutation), "permutation": permutation}
 
 
 def _curve_order(n: int) -> int:

@@ -14,6 +14,7 @@ __all__ = [
     "Matern12",
     "OriginalKernel",
     "RationalQuadratic",
+    "as_kernel",
     "smooth_step",
     "smooth_step_slope",
 ]
@@ -46,6 +47,7 @@ class Kernel(nn.Module):
 
     def __init__(self, lengthscale: float = 1.0, unit: str = "samples", *, learnable: bool = False):
         super().__init__()
+        self._start: dict[str, float] = {}
         if unit not in ("samples", "time"):
             raise ValueError(f'unit must be "samples" or "time", got {unit!r}')
         self.unit, self.learnable = unit, learnable
@@ -56,15 +58,26 @@ class Kernel(nn.Module):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be positive and finite, got {value}")
         if self.learnable:
-            raw = value + math.log(-math.expm1(-value))  # the inverse of softplus
-            setattr(self, f"raw_{name}", nn.Parameter(torch.tensor(raw, dtype=torch.float32)))
+            self._start[name] = value = float(value)
+            raw = torch.tensor(_inverse_softplus(value), dtype=torch.float32)
+            setattr(self, f"raw_{name}", nn.Parameter(raw))
         else:
             setattr(self, f"_{name}", float(value))
+
+    def reset_parameters(self) -> None:
+        """The values that it was made with, where they are parameters."""
+        with torch.no_grad():
+            for name, value in self._start.items():
+                getattr(self, f"raw_{name}").fill_(_inverse_softplus(value))
 
     def _kept(self, name: str) -> float | Tensor:
         if self.learnable:
             return softplus(getattr(self, f"raw_{name}").double())
         return getattr(self, f"_{name}")
+
+    def _now(self, name: str) -> float:
+        value = self._kept(name)
+        return float(value.detach() if isinstance(value, Tensor) else value)
 
     @property
     def lengthscale(self) -> float | Tensor:
@@ -89,7 +102,7 @@ class Kernel(nn.Module):
 
     def state(self) -> tuple:
         """All that decides its values, as numbers: equal states are equal kernels."""
-        return type(self), self.unit, *(float(self._kept(name)) for name in self._names())
+        return type(self), self.unit, *(self._now(name) for name in self._names())
 
     def _names(self) -> tuple[str, ...]:
         return ("lengthscale",)
@@ -102,9 +115,30 @@ class Kernel(nn.Module):
 
     def extra_repr(self) -> str:
         """The numbers that decide it."""
-        words = [f"{name}={float(self._kept(name)):.6g}" for name in self._names()]
+        words = [f"{name}={self._now(name):.6g}" for name in self._names()]
         words += [f"unit={self.unit!r}"] * (self.unit != "samples")
         return ", ".join(words + ["learnable=True"] * self.learnable)
+
+
+def _inverse_softplus(value: float) -> float:
+    return value + math.log(-math.expm1(-value))
+
+
+def as_kernel(kernel: Kernel | None) -> Kernel:
+    """The kernel, or the original one for None.
+
+    Raises:
+        TypeError: for anything else.
+
+    >>> as_kernel(None)
+    OriginalKernel()
+    """
+    if kernel is None:
+        return OriginalKernel()
+    if not isinstance(kernel, Kernel):
+        got = kernel.__name__ + " itself" if isinstance(kernel, type) else type(kernel).__name__
+        raise TypeError(f"kernel must be a Kernel, RBF(2.0) for instance, got {got}")
+    return kernel
 
 
 class RBF(Kernel):

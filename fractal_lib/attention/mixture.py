@@ -39,29 +39,37 @@ class MixtureAttention(ContextAttention):
     def __init__(self, *attentions: ContextAttention):
         super().__init__()
         if not attentions or not all(isinstance(a, ContextAttention) for a in attentions):
-            raise TypeError(
-                f"expected one or more ContextAttention, got {[type(a).__name__ for a in attentions]}"
-            )
+            got = [type(a).__name__ for a in attentions]
+            raise TypeError(f"expected one or more ContextAttention, got {got}")
         if len(attentions) > 1 and any(a.kind == "moments" for a in attentions):
             raise ValueError("first moments cannot be shared: use expansion=0 in a mixture")
         self.kind = attentions[0].kind if len(attentions) == 1 else "mean"
         self.attentions = nn.ModuleList(attentions)
-        self.logits = nn.Parameter(torch.zeros(len(attentions)))
+        self.logits = nn.Parameter(torch.empty(len(attentions)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Equal weights."""
+        nn.init.zeros_(self.logits)
+
+    @property
+    def _parts(self) -> list[ContextAttention]:
+        return list(self.attentions)  # type: ignore[arg-type]  # a ModuleList does not say of what
 
     def prepare(self, values: Tensor, observed: Any = None, times: Any = None) -> Pyramid:
         """The one context that all parts read: that of the part which packs most levels."""
-        context, *others = [part.prepare(values, observed, times) for part in self.attentions]
+        context, *others = [part.prepare(values, observed, times) for part in self._parts]
         for other in others:
             context = other if other.tree.levels > context.tree.levels else context
         return context
 
     def tree(self, n: int) -> Tree:
         """The tree of the part which packs most levels."""
-        return max((part.tree(n) for part in self.attentions), key=lambda tree: tree.levels)
+        return max((part.tree(n) for part in self._parts), key=lambda tree: tree.levels)
 
     def pattern(self, t: Tensor, tree: Tree) -> Reads:
         """The reads of all parts, one after another: (B, Q, K_1 + K_2 + ...)."""
-        parts = [part.pattern(t, tree) for part in self.attentions]
+        parts = [part.pattern(t, tree) for part in self._parts]
         share = self.logits.double().softmax(0)
         weights = torch.cat([a * part.weights for a, part in zip(share, parts, strict=True)], -1)
         return Reads(torch.cat([part.indices for part in parts], -1), weights)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from fractal_lib.attention.base import ContextAttention, Reads, pattern, position
 from fractal_lib.attention.kernels import (
     Kernel,
-    OriginalKernel,
     RationalQuadratic,
+    as_kernel,
     smooth_step,
     smooth_step_slope,
 )
@@ -26,6 +26,8 @@ from fractal_lib.attention.tree import Tree, all_levels, strides
 from fractal_lib.checks import as_int
 
 __all__ = ["MultilevelAttention"]
+
+ROUND_OFF = 1e-6  # of the absolute weight of a first moment
 
 
 @pattern(
@@ -42,8 +44,9 @@ class MultilevelAttention(ContextAttention):
     Args:
         kernel: any `Kernel`; the default is the original one. Heavy tails are what this is for.
         cells: w, cells on each side of t before they double in width; even, at least 4.
-        expansion: 0 reads cell means (error ~ 1/w), 1 also first moments (error ~ 1/w^2): weights
-            of moments are signed, so with gaps they may carry the result beyond the values.
+        expansion: 0 reads cell means (error ~ 1/w), 1 also first moments (error ~ 1/w^2), whose
+            weights are signed. With missing rows or irregular times moments that would outweigh the
+            means are faded out: the result is at most 2 max|value|, whatever the mask.
 
     Takes ``observed`` and ``times``. Complexity: (2w + 3) + (3w/2 + 4) ceil(log2(n / w)) reads of H
     numbers a query, twice that with expansion 1, after O(n H) once for the pyramid. Source:
@@ -69,7 +72,7 @@ class MultilevelAttention(ContextAttention):
             raise ValueError(
                 f"expected even cells >= 4 and expansion 0 or 1, got {cells=}, {expansion=}"
             )
-        self.kernel = OriginalKernel() if kernel is None else kernel
+        self.kernel = as_kernel(kernel)
         self.cells, self.expansion = cells, expansion
         self.kind = "moments" if expansion else "mean"
 
@@ -94,7 +97,8 @@ class MultilevelAttention(ContextAttention):
 
         Args:
             n: number of evenly spaced rows.
-            gaps: True if any rows may be missing (a much looser bound).
+            gaps: True if any rows may be missing (a much looser bound; with expansion 1 at least
+                that of expansion 0 where first moments may be faded out).
 
         Returns:
             the bound, or inf if the cells are too few for this kernel at this n. It is exact
@@ -119,9 +123,7 @@ def _num_levels(n: int, w: int) -> int:
 
 
 def _share(d: Tensor, level: Tensor, top: int, w: int, step) -> Tensor:
-    """``k_l / k`` (step = `smooth_step`), or the derivative of it in d (step =
-    `smooth_step_slope`).
-    """
+    """``k_l / k`` with step = `smooth_step`; with `smooth_step_slope`, its derivative in d."""
     outer, inner = w * 2.0**level, w * 2.0 ** (level - 1)
     slope = step is smooth_step_slope
     out = step(d / outer) / (outer if slope else 1)
@@ -130,7 +132,7 @@ def _share(d: Tensor, level: Tensor, top: int, w: int, step) -> Tensor:
 
 
 def _stencil(top: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Level and offset of each cell to read, (K,) both: 2 w + 3 at level 0, a ring of them above."""
+    """Level and offset of each cell to read, (K,) both: 2 w + 3 at level 0, a ring above."""
     near = torch.arange(-w - 1, w + 2, device=device)
     # inside |offset| + 1 <= w / 4 the step of the level below is still 1, so k_l is 0
     ring = torch.cat([near[: w + 2 - w // 4], near[w + 1 + w // 4 :]])
@@ -161,12 +163,32 @@ def _reads(x: Tensor, tree: Tree, kernel: Kernel, w: int, expansion: int) -> Rea
         return Reads(index, weight)
     slope = kernel.dlog(d, tree.n) * share + _share(d, level, top, w, smooth_step_slope)
     moment = -k * slope * count * stride / total
+    if tree.counts is not None:
+        moment = moment * _fade(moment, stride, tree)
     return Reads(torch.cat([index, index + sum(tree.sizes)], -1), torch.cat([weight, moment], -1))
 
 
+def _fade(moment: Tensor, stride: Tensor, tree: Tree) -> Tensor:
+    """What first moments are multiplied by, (B, Q, 1): 1 in a complete sample, else 1 to 0.
+
+    Where near rows are missing, cells that hardly count become all that is left, and the slope of a
+    narrow kernel over such a cell is many times its value. Rows of a cell lie on a length of
+    stride - 1 (of bins: stride), so their mean distance from the centroid is at most half of that,
+    and moments whose weights have the size S = sum |weight| length / stride add at most S / 2
+    max|value|. They count in full up to S = 1 and not at all from S = 2.
+    """
+    length = stride - 1 if tree.places == "rows" else stride
+    # |weight| rounded off at 0, so that the result stays smooth in t; from above
+    size = ((moment * length / stride).square() + ROUND_OFF**2).sqrt().sum(-1, keepdim=True)
+    fade = smooth_step(size / 2)
+    if tree.counts is None or tree.places != "rows":
+        return fade
+    complete = tree.counts[:, -1:] == tree.n  # of the root
+    return torch.where(complete.unsqueeze(-1), 1.0, fade)
+
+
 def _bound(n: int, kernel: Kernel, w: int, expansion: int, gaps: bool) -> float:
-    """Bound of the error of the result for rows with |value| <= 1; see
-    `MultilevelAttention.error_bound`.
+    """Bound of the error for |value| <= 1; see `MultilevelAttention.error_bound`.
 
     A row at distance d is read as if it stood at its cell's centroid, at most h away, so k_l errs
     by at most e_1 = h sup|k_l'| with expansion 0 and e_2 = h^2/2 sup|k_l''| with expansion 1, the
@@ -176,11 +198,11 @@ def _bound(n: int, kernel: Kernel, w: int, expansion: int, gaps: bool) -> float:
     cell, widened by a step.
     """
     top = _num_levels(n, w) - 1
-    distance = torch.arange(n, dtype=torch.float64)
+    distance = d = torch.arange(n, dtype=torch.float64)
     # of expansion 0 and 1, for a row at distance [d, d + 1]
     error = torch.zeros(2, n, dtype=torch.float64)
     for level in range(1, top + 1):
-        h = (2.0**level - 1) * (1 if gaps else 0.5)
+        h = _cell_reach(level, gaps)
         step = 2.0**level / 32
         d = torch.arange(
             0, (n if level == top else w * 2**level) + h + 2, step, dtype=torch.float64
@@ -193,12 +215,28 @@ def _bound(n: int, kernel: Kernel, w: int, expansion: int, gaps: bool) -> float:
                 size[None, None], 2 * reach + 1, stride=1, padding=reach
             )[0, 0]
             error[row, grid < len(d)] += sup[grid[grid < len(d)]]
-    value = kernel(distance + 1, n)  # the least k on [d, d + 1]
+    value = kernel(distance + 1, n).detach()  # the least k on [d, d + 1]
     if not gaps:  # sums over one side of t; with gaps any row may be alone
         error, value = error.cumsum(1), value.cumsum(0)
     worst = torch.where(error == 0, 0.0, error / value).amax(1)
     epsilon, delta = float(worst[expansion]), float(worst[1])
-    return (epsilon + delta) / (1 - delta) if delta < 1 else float("inf")
+    if delta >= 1:
+        return float("inf")
+    if gaps and expansion:  # the size of the moments, see `_fade`, is that of what they correct
+        size = float(worst[0]) / (1 - delta) + ROUND_OFF * len(_stencil(top, w, d.device)[0])
+        epsilon = max(epsilon, float(worst[0])) if size > 1 else epsilon
+    return (epsilon + delta) / (1 - delta)
+
+
+def _cell_reach(level: int, gaps: bool) -> float:
+    """How far a row may be from the centroid of the observed rows of its cell, in rows.
+
+    The middle, unless rows are missing: then nearly all may stand at the other end.
+
+    >>> _cell_reach(3, gaps=False), _cell_reach(3, gaps=True)
+    (3.5, 7.0)
+    """
+    return (2.0**level - 1) * (1 if gaps else 0.5)
 
 
 @torch.enable_grad()

@@ -84,7 +84,10 @@ class Pyramid:
         if observed is not None or times is not None:
             binned = levels > 1 or bins is not None
             values, moment, count, centroid = _level_zero(values, observed, times, n, binned)
-            self.tree = Tree(n, levels, *_pool_tables(count, centroid, levels))
+            places = "rows" if times is None else "bins" if binned else "free"
+            most = count.amax(-1) if places == "bins" else 1
+            tables = _pool_tables(count, centroid, levels)
+            self.tree = Tree(n, levels, *tables, places=places, most=most)
         self.values = _pool_means(values, self.tree)
         if expansion:
             moment = torch.zeros_like(values) if moment is None else moment

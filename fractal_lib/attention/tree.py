@@ -34,6 +34,9 @@ class Tree:
         levels: number of levels packed, at least 1.
         counts: None, or (B or 1, P) int32: how many observed rows stand behind each node.
         centroids: None, or (B or 1, P) float64: the mean position of those rows.
+        places: "rows" where row j stands at j; "bins" where level 0 is bins of irregular times,
+            each within 1/2 of its number; "free" where rows stand anywhere, in any order.
+        most: the largest count of level 0, a number or (B or 1,): 1 unless there are bins.
     """
 
     def __init__(
@@ -42,10 +45,16 @@ class Tree:
         levels: int,
         counts: Tensor | None = None,
         centroids: Tensor | None = None,
+        *,
+        places: str = "rows",
+        most: Tensor | int = 1,
     ):
+        if places not in ("rows", "bins", "free"):
+            raise ValueError(f'places must be "rows", "bins" or "free", got {places!r}')
         if n < 1 or levels < 1:
             raise ValueError(f"expected n >= 1 and levels >= 1, got n={n}, levels={levels}")
         self.n, self.levels, self.counts, self.centroids = n, levels, counts, centroids
+        self.places, self.most = places, most
 
     @property
     def sizes(self) -> list[int]:
@@ -60,7 +69,9 @@ class Tree:
         """The same on another device."""
         if self.counts is None or self.centroids is None:
             return self
-        return Tree(self.n, self.levels, self.counts.to(device), self.centroids.to(device))
+        most = self.most.to(device) if isinstance(self.most, Tensor) else self.most
+        tables = self.counts.to(device), self.centroids.to(device)
+        return Tree(self.n, self.levels, *tables, places=self.places, most=most)
 
     def lookup(self, level: Tensor | int, node: Tensor) -> tuple[Tensor, Tensor]:
         """Packed index and count of nodes named by level and number.
@@ -91,6 +102,19 @@ class Tree:
             return _take(self.centroids, node + offset)
         start = node * stride
         return (start + (start + stride).clamp(max=self.n) - 1).double() / 2
+
+    def span(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The level-0 nodes [first, last) behind each packed index: int64, of its shape.
+
+        >>> Tree(3, 3).span(torch.tensor([2, 3, 5]))
+        (tensor([2, 0, 0]), tensor([3, 2, 3]))
+        """
+        size = torch.tensor(self.sizes, device=index.device)
+        end = size.cumsum(0)
+        index = index % end[-1]  # first moments are packed behind the means
+        level = torch.searchsorted(end, index, right=True)
+        first = (index - (end - size)[level]) << level
+        return first, (first + (1 << level)).clamp(max=self.n)
 
     def _table(self, level: Tensor | int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Stride, number of nodes and first packed index of each level named."""

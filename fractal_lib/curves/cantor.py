@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fractal_lib.checks import as_int
+from fractal_lib.checks import as_int, as_integers
 
 __all__ = ["cantor_indices", "cantor_levels", "cantor_points", "dyadic_grid"]
 
@@ -60,7 +60,7 @@ def cantor_levels(index: Tensor, levels: int) -> Tensor:
     """The removal that takes each cell of a grid of ``3**levels``: 1 for the first, 0 for never.
 
     Args:
-        index: int64, any shape, values in [0, 3**levels).
+        index: whole numbers in [0, 3**levels): a tensor of any shape, array, list or number.
         levels: number of removals, 0 to 39.
 
     Returns:
@@ -75,10 +75,7 @@ def cantor_levels(index: Tensor, levels: int) -> Tensor:
     tensor([0, 2, 0, 1, 1, 1, 0, 2, 0])
     """
     levels = as_int(levels, "levels", 0, 39)
-    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < 3**levels:
-        raise ValueError(
-            f"index must lie in [0, {3**levels}), got {int(index.min())} to {int(index.max())}"
-        )
+    index = as_integers(index, "index", 0, 3**levels - 1)
     removed = torch.zeros_like(index)
     for level in range(levels, 0, -1):  # the first digit is written last, so that it wins
         removed = torch.where(index // 3 ** (levels - level) % 3 == 1, level, removed)

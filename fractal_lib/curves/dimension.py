@@ -8,17 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-__all__ = [
-    "BoxDimension",
-    "PowerFit",
-    "box_counting_dimension",
-    "count_boxes",
-    "fit_power",
-]
+from fractal_lib.checks import as_int
+
+__all__ = ["BoxDimension", "PowerFit", "box_counting_dimension", "count_boxes", "fit_power"]
 
 # the largest automatic box is the extent over this: a larger one sees the outline alone
 COARSEST = 8
 POINTS_A_BOX = 8  # with fewer points a box, on average, one counts the points and no longer the set
+MOST_AXES = 16  # no cloud of points fills the boxes of more: it is an image
 MOST_SIZES = 60  # a few heaps of points, far apart, would else be halved until float64 ends
 
 
@@ -108,7 +105,7 @@ def count_boxes(points, size, shift=0) -> int:
 
     Args:
         points: (N, D), or (N,) for points on a line: an array, list or tensor of integers or
-            floats.
+            floats; or a bool image, whose points are the cells that are True.
         size: edge of a box, positive.
         shift: a number, or (D,): how far the points are moved before they are counted.
 
@@ -140,7 +137,8 @@ def box_counting_dimension(points, sizes=None, offsets: int = 8) -> BoxDimension
 
     Args:
         points: (N, D), or (N,) for points on a line: an array or a tensor on any device, integers
-            or floats. Repeats do not matter. Integers are cells of a grid, each one unit wide.
+            or floats; or a bool image, whose points are the cells that are True. Repeats do not
+            matter. Integers are cells of a grid, each one unit wide.
         sizes: edges of the boxes in the units of the points, positive, at least three different
             ones; integers if the points are. By default the extent over 8, 16, 32, ... as long as a
             box
@@ -171,8 +169,7 @@ def box_counting_dimension(points, sizes=None, offsets: int = 8) -> BoxDimension
     n, first = _distinct(points)
     if n < 2:
         raise ValueError(f"expected at least two distinct points, got {n}")
-    if offsets < 1:
-        raise ValueError(f"offsets must be at least 1, got {offsets}")
+    offsets = as_int(offsets, "offsets", least=1)
     points = points[first]
     points = points - points.min(axis=0)
     whole = points.dtype.kind == "i"
@@ -210,14 +207,21 @@ def _line(u: np.ndarray, v: np.ndarray) -> tuple[float, float, float]:
 
 
 def _points(points) -> np.ndarray:
-    """Points as (N, D), int64 or float64, checked."""
+    """Points as (N, D), int64 or float64, checked; a bool image as its cells that are True."""
     if isinstance(points, Tensor):
         points = points.detach().cpu()
         points = (points.double() if points.is_floating_point() else points).numpy()
     points = np.asarray(points)
+    if points.dtype.kind == "b":
+        points = np.argwhere(points)
     if points.ndim not in (1, 2) or points.shape[1:] == (0,):
         raise ValueError(
             f"points must have shape (N, D) or (N,), with D at least 1, got {points.shape}"
+        )
+    if _is_picture(points):
+        raise ValueError(
+            f"expected points (N, D), a row each, got shape {points.shape} of {points.dtype}: of "
+            "an image pass np.argwhere(image), or the image as bool; of (D, N) the transpose"
         )
     if points.dtype.kind not in "iuf":
         raise TypeError(f"points must be integers or floats, got {points.dtype}")
@@ -230,6 +234,15 @@ def _points(points) -> np.ndarray:
         raise ValueError("integer points must lie within 2**61 of 0")
     points = points.astype(np.float64 if points.dtype.kind == "f" else np.int64)
     return points if points.ndim == 2 else points[:, None]
+
+
+def _is_picture(points: np.ndarray) -> bool:
+    """More axes than points or than make sense, or an image of few columns in black and white."""
+    if points.ndim != 2:
+        return False
+    n, d = points.shape
+    two_tone = points.dtype == np.uint8 and np.isin(points, (0, points.max(initial=0))).all()
+    return n > 0 and bool(d > max(n, 3) or d > MOST_AXES or (two_tone and d > 3))
 
 
 def _sizes(sizes, whole: bool) -> np.ndarray:

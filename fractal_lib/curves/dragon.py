@@ -8,7 +8,18 @@ it, counted from the last; its *turn* is left (+1) if m % 4 == 1 and right (-1) 
 import torch
 from torch import Tensor
 
-from fractal_lib.checks import as_int
+from fractal_lib.checks import as_int, as_integers
+
+__all__ = [
+    "dragon_boundary",
+    "dragon_cells",
+    "dragon_curve",
+    "dragon_points",
+    "fold_levels",
+    "turn_signs",
+    "twin_points",
+    "unfolded_signs",
+]
 
 __all__ = [
     "dragon_boundary",
@@ -32,13 +43,13 @@ def fold_levels(crease: Tensor) -> Tensor:
     The levels partition the creases: those of level k are (2j + 1) * 2**k, one in 2**(k + 1).
 
     Args:
-        crease: int64, any shape and device, 1 and up.
+        crease: whole numbers, 1 and up: a tensor of any shape and device, array, list or number.
 
     Returns:
         int64 of the shape of ``crease``, 0 to 62.
 
     Raises:
-        TypeError: if ``crease`` is not an int64 tensor.
+        TypeError: if ``crease`` is not of whole numbers.
         ValueError: if a crease is below 1.
 
     Complexity: O(1) per crease, by six masks. Source: OEIS A007814; chapter ``curves/dragon``.
@@ -46,23 +57,24 @@ def fold_levels(crease: Tensor) -> Tensor:
     >>> fold_levels(torch.arange(1, 9))
     tensor([0, 1, 0, 2, 0, 1, 0, 3])
     """
-    _check_int64(crease, "crease", least=1)
+    crease = as_integers(crease, "crease", least=1)
     lowest = crease & -crease
-    return sum(((lowest & places) != 0).long() << b for b, places in enumerate(_PLACES))
+    bits = [((lowest & places) != 0).long() << b for b, places in enumerate(_PLACES)]
+    return torch.stack(bits).sum(0)
 
 
 def turn_signs(crease: Tensor) -> Tensor:
     """Which way the strip turns at each crease: left or right.
 
     Args:
-        crease: int64, any shape and device, 1 and up.
+        crease: whole numbers, 1 and up: a tensor of any shape and device, array, list or number.
 
     Returns:
         int64 of the shape of ``crease``: +1 (left) where the bit above the lowest 1 is 0, else -1
             (right).
 
     Raises:
-        TypeError: if ``crease`` is not an int64 tensor.
+        TypeError: if ``crease`` is not of whole numbers.
         ValueError: if a crease is below 1.
 
     Complexity: O(1) per crease. Source: OEIS A014577, as 1 and 0; Davis and Knuth (1970); chapter
@@ -71,7 +83,7 @@ def turn_signs(crease: Tensor) -> Tensor:
     >>> turn_signs(torch.arange(1, 9))
     tensor([ 1,  1, -1,  1,  1, -1, -1,  1])
     """
-    _check_int64(crease, "crease", least=1)
+    crease = as_integers(crease, "crease", least=1)
     # at crease 2**62 this is the sign bit, which is 0 as it should be
     above = (crease & -crease) << 1
     return torch.where((crease & above) == 0, 1, -1)
@@ -115,13 +127,13 @@ def dragon_points(step: Tensor) -> Tensor:
     where c_b counts the changes between neighbours in the string: 0, the bits of x above bit b, 0.
 
     Args:
-        step: int64, any shape and device, 0 and up.
+        step: whole numbers, 0 and up: a tensor of any shape and device, array, list or number.
 
     Returns:
         int64, shape of ``step`` plus (2,): x and y.
 
     Raises:
-        TypeError: if ``step`` is not an int64 tensor.
+        TypeError: if ``step`` is not of whole numbers.
         ValueError: if a step is negative.
 
     Complexity: O(log(largest)) per number of steps. Source: Davis and Knuth (1970); chapter
@@ -134,7 +146,7 @@ def dragon_points(step: Tensor) -> Tensor:
             [0, 1],
             [0, 2]])
     """
-    _check_int64(step, "step", least=0)
+    step = as_integers(step, "step", least=0)
     bits = int(step.max()).bit_length() if step.numel() else 0
     # the x of i**c; its y is the x of i**(c - 1)
     east = torch.tensor([1, 0, -1, 0], device=step.device)
@@ -263,11 +275,3 @@ def dragon_boundary(order: int) -> Tensor:
     taken[row, column] = True
     inner = taken[:-2, 1:-1] & taken[2:, 1:-1] & taken[1:-1, :-2] & taken[1:-1, 2:]
     return (taken[1:-1, 1:-1] & ~inner).nonzero() + low
-
-
-def _check_int64(value: Tensor, name: str, least: int) -> None:
-    if not isinstance(value, Tensor) or value.dtype != torch.int64:
-        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{name} must be an int64 tensor, got {got}")
-    if value.numel() and int(value.min()) < least:
-        raise ValueError(f"{name} must be at least {least}, got {int(value.min())}")

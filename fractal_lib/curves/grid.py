@@ -2,17 +2,30 @@
 them.
 
 Chapter ``curves/hilbert``. A permutation is an int64 vector: ``permutation[k]`` is the flat index
-``row * width + column`` of the k-th cell of the walk. Tree are ``(x, y)``: x counts columns, y
+``row * width + column`` of the k-th cell of the walk. Cells are ``(x, y)``: x counts columns, y
 rows, from 0.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fractal_lib.checks import as_int
+from fractal_lib.checks import as_int, as_integers, as_tensor
+
+__all__ = [
+    "check_range",
+    "flatten",
+    "grid_cells",
+    "integers",
+    "inverse_permutation",
+    "morton_decode",
+    "morton_encode",
+    "morton_permutation",
+    "raster_permutation",
+    "unflatten",
+]
 
 __all__ = [
     "check_range",
@@ -38,28 +51,20 @@ _SPREAD = (  # shift, and the bits that stay after it
 )
 
 
-def integers(top: int, **arrays: Array) -> list[Tensor]:
-    """The arguments as int64 tensors (arrays share their memory), checked to be of one kind and in
-    [0, ``top``].
+def integers(top: int, **arrays: Any) -> list[Tensor]:
+    """The arguments as int64 tensors (arrays share their memory), in [0, ``top``]; tensors and
+    numpy arrays are not mixed, lists and numbers go with either.
 
     >>> integers(4, x=np.array([3]))
     [tensor([3])]
     >>> integers(4, x=np.array([5]))
     Traceback (most recent call last):
     ...
-    ValueError: expected x in [0, 4], got 5 to 5
+    ValueError: expected x from 0 to 4, got 5 to 5
     """
-    tensors = []
-    for name, values in arrays.items():
-        if isinstance(values, np.ndarray) and values.dtype == np.int64:
-            tensors.append(torch.from_numpy(np.require(values, requirements=["C", "W"])))
-        elif isinstance(values, Tensor) and values.dtype == torch.int64:
-            tensors.append(values)
-        else:
-            kind = getattr(values, "dtype", type(values).__name__)
-            raise TypeError(f"expected {name} as a tensor or numpy array of int64, got {kind}")
-        check_range(name, tensors[-1], top)
-    if len({isinstance(values, np.ndarray) for values in arrays.values()}) > 1:
+    tensors = [as_integers(values, name, 0, top) for name, values in arrays.items()]
+    kinds = {type(v) for v in arrays.values() if isinstance(v, np.ndarray | Tensor)}
+    if len(kinds) > 1:
         raise TypeError(
             f"expected {' and '.join(arrays)} of one kind, got a tensor and a numpy array"
         )
@@ -74,8 +79,10 @@ def check_range(name: str, values: Tensor, top: int) -> None:
         return
     try:
         low, high = (v.item() for v in torch.aminmax(values.detach()))
-    except RuntimeError:  # vmap
-        return
+    except RuntimeError as error:
+        if "vmap" in str(error):
+            return
+        raise
     if not 0 <= low <= high <= top:  # nan fails too
         raise ValueError(f"expected {name} in [0, {top}], got {low} to {high}")
 
@@ -84,10 +91,11 @@ def morton_encode(x: Array, y: Array) -> Array:
     """Place of each cell along the Z-order curve: the bits of y and x, in turns.
 
     Args:
-        x, y: int64 tensors or numpy arrays in [0, 2**31), shapes that broadcast.
+        x, y: whole numbers in [0, 2**31): tensors, numpy arrays, lists or numbers, shapes that
+            broadcast.
 
     Returns:
-        int64 in [0, 2**62), of the kind that was given and the broadcast shape.
+        int64 in [0, 2**62) of the broadcast shape, an array if an array was given.
 
     Raises:
         TypeError, ValueError: for another kind, or values outside the range.
@@ -104,14 +112,14 @@ def morton_encode(x: Array, y: Array) -> Array:
             v = (v | v << shift) & keep
         spread.append(v)
     d = spread[0] | spread[1] << 1
-    return d.numpy() if isinstance(x, np.ndarray) else d
+    return d.numpy() if isinstance(x, np.ndarray) or isinstance(y, np.ndarray) else d
 
 
 def morton_decode(d: Array) -> tuple[Array, Array]:
     """The cell at each place along the Z-order curve.
 
     Args:
-        d: int64 tensor or numpy array in [0, 2**62), any shape.
+        d: whole numbers in [0, 2**62), of any shape: a tensor, numpy array, list or number.
 
     Returns:
         x, y: int64 of the kind and shape of ``d``, in [0, 2**31).
@@ -184,6 +192,9 @@ def inverse_permutation(permutation: Tensor) -> Tensor:
     >>> inverse_permutation(torch.tensor([2, 0, 1]))
     tensor([1, 2, 0])
     """
+    permutation = as_integers(permutation, "permutation", least=0)
+    if not torch.compiler.is_compiling() and len(permutation.unique()) != len(permutation):
+        raise ValueError("expected a permutation, got a number twice")
     place = torch.empty_like(permutation)
     place[permutation] = torch.arange(len(permutation), device=permutation.device)
     return place
@@ -205,9 +216,12 @@ def flatten(image: Array, permutation: Tensor) -> Array:
     >>> flatten(torch.tensor([[10, 20], [30, 40]]), torch.tensor([0, 2, 3, 1]))
     tensor([10, 30, 40, 20])
     """
+    permutation = as_integers(permutation, "permutation")
+    image = image if isinstance(image, np.ndarray) else as_tensor(image, "image")
     if image.ndim < 2 or image.shape[-2] * image.shape[-1] != len(permutation):
         raise ValueError(
-            f"expected a picture (..., H, W) of {len(permutation)} cells, got shape {tuple(image.shape)}"
+            f"expected a picture (..., H, W) of {len(permutation)} cells, "
+            f"got shape {tuple(image.shape)}"
         )
     cells = image.reshape(*image.shape[:-2], len(permutation))
     return cells[
@@ -233,9 +247,12 @@ def unflatten(values: Array, permutation: Tensor, height: int, width: int) -> Ar
     tensor([[10, 20],
             [30, 40]])
     """
+    permutation = as_integers(permutation, "permutation")
+    values = values if isinstance(values, np.ndarray) else as_tensor(values, "values")
     if not values.shape[-1] == len(permutation) == height * width:
         raise ValueError(
-            f"expected {height * width} values, got {values.shape[-1]} and a permutation of {len(permutation)}"
+            f"expected {height * width} values, got {values.shape[-1]} and a permutation of "
+            f"{len(permutation)}"
         )
     place = inverse_permutation(permutation)
     cells = values[..., place.numpy(force=True) if isinstance(values, np.ndarray) else place]

@@ -6,33 +6,46 @@ The curve of order p visits the 4**p cells (x, y) of a square grid of side 2**p,
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fractal_lib.checks import as_int
-from fractal_lib.curves.grid import Array, check_range, grid_cells, integers
+from fractal_lib.checks import as_float, as_int, kept
+from fractal_lib.curves.grid import check_range, grid_cells, integers
 from fractal_lib.curves.splines import bspline_weights, stencil
+
+__all__ = [
+    "decode_by",
+    "encode_by",
+    "hilbert_decode",
+    "hilbert_encode",
+    "hilbert_path",
+    "hilbert_permutation",
+    "lookup_tables",
+    "spline_path",
+    "touching_permutation",
+]
 
 # of x and of y that one look into a table turns into 16 bits of d; a table takes 4 * 4**8 int32, 1
 # MiB
 BITS = 8
 
 
-def hilbert_encode(x: Array, y: Array, order: int) -> Array:
+def hilbert_encode(x: Any, y: Any, order: int) -> Any:
     """Place of each cell along the Hilbert curve.
 
     Args:
-        x, y: int64 tensors or numpy arrays in [0, 2**order), shapes that broadcast, any device.
+        x, y: whole numbers in [0, 2**order): tensors on any device, numpy arrays, lists or
+            numbers, shapes that broadcast.
         order: 1 to 31.
 
     Returns:
-        d: int64 in [0, 4**order), of the kind that was given and the broadcast shape.
+        d: int64 in [0, 4**order) of the broadcast shape, an array if an array was given.
 
     Raises:
-        TypeError: if x or y is not an int64 tensor or array, or one is a tensor and the other is
-            not.
+        TypeError: if x or y is not of whole numbers, or one is a tensor and the other an array.
         ValueError: if ``order`` or a cell is out of range.
 
     Complexity: ceil(order / 8) looks into a table per cell. Source: Hilbert (1891); chapter
@@ -43,21 +56,21 @@ def hilbert_encode(x: Array, y: Array, order: int) -> Array:
     """
     u, v = integers(_side(order) - 1, x=x, y=y)
     d = encode_by(_tables(u.device)[0], u, v, order)
-    return d.numpy() if isinstance(x, np.ndarray) else d
+    return d.numpy() if isinstance(x, np.ndarray) or isinstance(y, np.ndarray) else d
 
 
-def hilbert_decode(d: Array, order: int) -> tuple[Array, Array]:
+def hilbert_decode(d: Any, order: int) -> tuple[Any, Any]:
     """The cell at each place along the Hilbert curve: the inverse of `hilbert_encode`.
 
     Args:
-        d: int64 tensor or numpy array in [0, 4**order), any shape and device.
+        d: whole numbers in [0, 4**order), any shape and device: a tensor, array, list or number.
         order: 1 to 31.
 
     Returns:
         x, y: int64 in [0, 2**order), of the kind and shape of ``d``.
 
     Raises:
-        TypeError: if d is not an int64 tensor or array.
+        TypeError: if d is not of whole numbers.
         ValueError: if ``order`` or a place is out of range.
 
     Complexity: ceil(order / 8) looks into a table per place. Source: Hilbert (1891); chapter
@@ -129,7 +142,7 @@ def _one_level() -> tuple[Tensor, Tensor]:
 
 
 def _two_in_one(quarter: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """A table of k levels, applied twice, is the table of 2k: (4, 2**k, 2**k) -> (4, 4**k, 4**k)."""
+    """A table of k levels twice is that of 2k: (4, 2**k, 2**k) -> (4, 4**k, 4**k)."""
     side = quarter.shape[-1]
     cell = torch.arange(side * side)
     high, low = cell // side, cell % side
@@ -154,14 +167,17 @@ def lookup_tables(bits: int) -> tuple[Tensor, Tensor]:
     return pair[0].flatten().int(), pair[1].flatten().int()
 
 
-_TABLES: dict[torch.device, tuple[Tensor, Tensor]] = {}
-
-
 def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    if device not in _TABLES:
+    if torch.compiler.is_compiling():  # a graph cannot look into what is kept
         encode, decode = lookup_tables(BITS)
-        _TABLES[device] = encode.to(device), decode.to(device)
-    return _TABLES[device]
+        return encode.to(device), decode.to(device)
+    return _kept_tables(device)
+
+
+@kept()
+def _kept_tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    encode, decode = lookup_tables(BITS)
+    return encode.to(device), decode.to(device)
 
 
 def hilbert_permutation(height: int, width: int) -> Tensor:
@@ -286,11 +302,10 @@ def hilbert_path(position: Tensor, order: int, rows: int | None = None) -> Tenso
             [0.0208, 0.4792],
             [1.0000, 0.0000]])
     """
-    last = (_side(order) ** 2 if rows is None else rows) - 1
+    position = as_float(position, "position")
+    last = (_side(order) ** 2 if rows is None else as_int(rows, "rows")) - 1
     if not 0 <= last < _side(order) ** 2:
         raise ValueError(f"expected rows from 1 to {_side(order) ** 2}, got {rows}")
-    if not position.is_floating_point():
-        raise TypeError(f"expected position as floating point, got {position.dtype}")
     check_range("position", position, last)
     return spline_path(position, last + 1, lambda d: hilbert_decode(d, order))
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fractal_lib.checks import as_int
+
 __all__ = [
     "escape_radius",
     "escape_time",
@@ -32,7 +34,8 @@ def escape_time(z: Values, c: complex | Values, max_iter: int = 256, radius: flo
     `julia_set_attention` does so by itself.
 
     Args:
-        z: starting points, tensor or array of any shape, complex, float or integer; finite.
+        z: starting points, complex, float or integer, of any shape; finite. A tensor, an array, or
+            (taken as tensors) lists, numbers and pandas.
         c: one number, or a tensor or array that broadcasts with ``z``; finite.
         max_iter: rounds, at least 1.
         radius: where a point is given up, positive.
@@ -45,7 +48,7 @@ def escape_time(z: Values, c: complex | Values, max_iter: int = 256, radius: flo
         carries no gradient: as a function of z it is piecewise constant.
 
     Raises:
-        TypeError: if ``z`` is neither tensor nor array, or not of numbers.
+        TypeError: if ``z`` is not of numbers.
         ValueError: if ``z`` or ``c`` is not finite, ``max_iter < 1`` or ``radius`` is not positive.
 
     Complexity: O(points still inside) a round, O(max_iter * points) at worst; one synchronisation a
@@ -56,6 +59,7 @@ def escape_time(z: Values, c: complex | Values, max_iter: int = 256, radius: flo
     >>> escape_time(np.array([0j, 1 + 0j]), c=1j, max_iter=4)
     array([1.  , 0.25])
     """
+    max_iter = as_int(max_iter, "max_iter")
     if max_iter < 1 or not 0 < radius < math.inf:
         raise ValueError(
             f"expected max_iter >= 1 and 0 < radius < inf, got max_iter={max_iter}, radius={radius}"
@@ -93,7 +97,7 @@ def escape_time(z: Values, c: complex | Values, max_iter: int = 256, radius: flo
             break
         x, y = x * x - y * y + a, 2 * x * y + b
     share = (rounds.double() / max_iter).to(dtype).reshape(shape)
-    return share if isinstance(z, Tensor) else share.numpy()
+    return share.numpy() if isinstance(z, np.ndarray) else share
 
 
 def julia_set_attention(z: Values, c: complex, max_iter: int = 256) -> Values:
@@ -273,7 +277,7 @@ def julia_dimension(c: float, levels: int = 16) -> float:
         return 1.0  # the whole interval [-2, 2], under x = 2 cos(angle)
     # what goes to 0; its mirror image counts alike
     root = torch.tensor([math.sqrt(-c)], dtype=torch.float64)
-    log_slope = torch.log(2 * root)  # log |(f^n)'|
+    log_slope = shorter = torch.log(2 * root)  # log |(f^n)'|
     for _ in range(levels - 1):
         shorter = log_slope
         root = torch.cat([root - c, -root - c]).sqrt()
@@ -290,8 +294,14 @@ def julia_dimension(c: float, levels: int = 16) -> float:
 
 def _tensor(values: complex | Values, name: str) -> Tensor:
     """The values as a finite tensor of numbers."""
-    if name == "z" and not isinstance(values, Tensor | np.ndarray):
-        raise TypeError(f"z must be a torch tensor or a numpy array, got {type(values).__name__}")
+    if hasattr(values, "to_numpy"):  # pandas
+        values = values.to_numpy()  # type: ignore[union-attr]
+    elif isinstance(values, list | tuple):
+        values = torch.as_tensor(values)
+    elif not isinstance(values, Tensor | np.ndarray | np.number | int | float | complex):
+        raise TypeError(
+            f"{name} must be a tensor, an array or numbers, got {type(values).__name__}"
+        )
     if isinstance(values, np.ndarray):
         if values.dtype.kind not in "iufc":
             raise TypeError(f"{name} must hold numbers, got dtype {values.dtype}")
@@ -328,5 +338,6 @@ def _real(c: float) -> float:
 
 
 def _check_levels(levels: int, least: int = 0, most: int = 24) -> None:
+    levels = as_int(levels, "levels")
     if not least <= levels <= most:
         raise ValueError(f"levels must lie in [{least}, {most}], got {levels}")

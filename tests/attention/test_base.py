@@ -1,5 +1,7 @@
 """The one reader against loops, and the window and dense attention against each other."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from fractal_lib import (
     RationalQuadratic,
     Reads,
     WindowAttention,
+    position,
     read,
 )
 
@@ -118,3 +121,14 @@ def test_dense_takes_times_exactly():
 def test_tail_must_be_a_share():
     with pytest.raises(ValueError, match="tail"):
         WindowAttention(tail=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_positions_are_exact_whatever_the_dtype_of_t(dtype):
+    """Against rational arithmetic, at a million rows: one rounding to float64, and no other."""
+    n = 10**6
+    t = torch.rand(1, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = t.to(dtype)
+    exact = [float(Fraction(s) * (n - 1)) for s in t[0].tolist()]
+    assert position(t, n).dtype == torch.float64
+    assert position(t, n)[0].tolist() == exact

@@ -1,46 +1,21 @@
-"""The dragon's reads against their specification: plain loops over rows, folds and turns (chapter
-attention/dragon).
-"""
+"""The dragon's reads against their specification (chapter attention/dragon)."""
 
 import pytest
 import torch
 
 from fractal_lib import DragonCurveAttention, Pyramid, Tree
 from fractal_lib.curves.dragon import fold_levels, turn_signs
+from fractal_lib.reference import dragon_weights
 
 SIZES = [1, 2, 3, 63, 64, 65, 100, 2000]
 kinds = pytest.mark.parametrize("signed", [False, True], ids=["mean", "contrast"])
 
 
-def beta(u):
-    """The cubic B-spline, by its two pieces."""
-    u = abs(u)
-    return 2 / 3 - u**2 + u**3 / 2 if u < 1 else max(2 - u, 0.0) ** 3 / 6
-
-
-def specified(x, n, signed, scales=None, max_depth=None, observed=None):
-    """The weight of every row for a query at position x, one row at a time; None where a side is
-    empty.
-    """
+def specified(x, n, signed, logits=None, max_depth=None, observed=None):
+    """`dragon_weights`, with one logit for each level that n rows have."""
     depth = min(n.bit_length(), max_depth or n)  # levels 0 .. floor(log2 n)
-    share = torch.zeros(depth).softmax(0) if scales is None else scales[:depth].softmax(0)
-    left, right = [0.0] * n, [0.0] * n
-    for row in range(n):
-        level, odd = 0, row + 1
-        while odd % 2 == 0:
-            level, odd = level + 1, odd // 2
-        if level >= depth or (observed is not None and not observed[row]):
-            continue
-        # crease row + 1 is (2j + 1) 2^level: j strides of 2^(level + 1) after the level's first
-        weight = float(share[level]) * beta((x - row) / 2 ** (level + 1))
-        side = left if not signed or odd % 4 == 1 else right
-        side[row] = weight
-    if signed and n < 3:
-        return torch.zeros(n, dtype=torch.float64)
-    if sum(left) == 0 or (signed and sum(right) == 0):
-        return None
-    out = torch.tensor(left, dtype=torch.float64) / sum(left)
-    return out - torch.tensor(right, dtype=torch.float64) / sum(right) if signed else out
+    logits = torch.zeros(depth) if logits is None else logits[:depth]
+    return dragon_weights(x, n, logits, observed, signed=signed)
 
 
 def scattered(attention, t, n):

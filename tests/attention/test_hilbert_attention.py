@@ -1,6 +1,4 @@
-"""The Hilbert window against its specification: plain loops over every row, its cell and two
-B-splines.
-"""
+"""The Hilbert window against its specification."""
 
 import math
 import subprocess
@@ -14,15 +12,10 @@ from torch.autograd import forward_ad
 from fractal_lib import HilbertCurveAttention, Pyramid, Tree
 from fractal_lib.curves.grid import flatten
 from fractal_lib.curves.hilbert import touching_permutation
+from fractal_lib.reference import bspline_weight, hilbert_weights
 
 SIZES = [1, 2, 3, 63, 64, 65, 100, 2000]
 GRIDS = [(1, 1), (1, 9), (2, 3), (5, 7), (8, 8), (13, 6), (31, 33)]
-
-
-def beta(u):
-    """The cubic B-spline, by its two pieces."""
-    u = abs(u)
-    return 2 / 3 - u**2 + u**3 / 2 if u < 1 else max(2 - u, 0.0) ** 3 / 6
 
 
 def all_cells(n, grid):
@@ -33,35 +26,6 @@ def all_cells(n, grid):
         return [(int(k) % grid[1], int(k) // grid[1]) for k in touching_permutation(*grid)]
     order = next(p for p in range(1, 32) if 4**p >= n)
     return HilbertCurve(order, 2).points_from_distances(list(range(n)))
-
-
-def place(x, cells):
-    """The B-spline of the cells, by rows; beyond an end, twice the end's cell less its mirror image
-    (or itself).
-    """
-
-    def cell(row):
-        last = len(cells) - 1
-        end = min(max(row, 0), last)
-        mirror = min(max(2 * end - row, 0), last)
-        return [
-            2 * a - b if row != end else a for a, b in zip(cells[end], cells[mirror], strict=True)
-        ]
-
-    near = range(math.floor(x) - 1, math.floor(x) + 3)
-    return [sum(beta(x - row) * cell(row)[axis] for row in near) for axis in (0, 1)]
-
-
-def specified(x, cells, width, exponent=None, observed=None):
-    """The weight of every row for a query at position x: all rows, no window."""
-    px, py = place(x, cells)
-    weight = torch.zeros(len(cells), dtype=torch.float64)
-    for row, (i, j) in enumerate(cells):
-        if observed is None or observed[row]:
-            weight[row] = beta((px - i) / width) * beta((py - j) / width)
-            if exponent is not None:
-                weight[row] *= (1 + (x - row) ** 2) ** (-exponent / 2)
-    return weight / weight.sum()
 
 
 def stated(window_size, raw_lengthscale, raw_exponent):
@@ -112,7 +76,9 @@ def test_weights_are_their_specification(n, grid, window_size, raw_lengthscale, 
     attention = make(window_size, grid, raw_exponent is not None, raw_lengthscale, raw_exponent)
     width, exponent = stated(window_size, raw_lengthscale, raw_exponent)
     t, cells = queries(n), all_cells(n, grid)
-    expected = torch.stack([specified(float(s) * (n - 1), cells, width, exponent) for s in t[0]])
+    expected = torch.stack(
+        [hilbert_weights(float(s) * (n - 1), cells, width, exponent) for s in t[0]]
+    )
     # The same x in both; a place rounds by 1e-14, slopes are below 2 per cell, and the sum is at
     # least that of the nearest cell, (beta(1.05) beta(1/3))^2 > 0.006.
     torch.testing.assert_close(scattered(attention, t, n)[0], expected, rtol=1e-11, atol=1e-11)
@@ -159,7 +125,8 @@ def test_reads_of_very_many_rows(n):
         first = math.floor(x) - 1
         near = curve.points_from_distances(list(range(first, first + 4)))
         px, py = (
-            sum(beta(x - first - k) * cell[axis] for k, cell in enumerate(near)) for axis in (0, 1)
+            sum(bspline_weight(x - first - k) * cell[axis] for k, cell in enumerate(near))
+            for axis in (0, 1)
         )
         block = [(round(px) + i, round(py) + j) for i in range(-2, 3) for j in range(-2, 3)]
         inside = [0 <= i < 2**order and 0 <= j < 2**order for i, j in block]
@@ -168,7 +135,7 @@ def test_reads_of_very_many_rows(n):
             for c, ok in zip(block, inside, strict=True)
         ]
         raw = [
-            beta(px - i) * beta(py - j) * (row < n)
+            bspline_weight(px - i) * bspline_weight(py - j) * (row < n)
             for (i, j), row in zip(block, expected, strict=True)
         ]
         assert [r for r, row in zip(values.tolist(), expected, strict=True) if row < n] == [
@@ -321,7 +288,7 @@ def test_missing_rows(n, grid, decay):
     for b in range(2):
         expected = torch.stack(
             [
-                specified(float(s) * (n - 1), cells, 1.0, 1.0 if decay else None, observed[b])
+                hilbert_weights(float(s) * (n - 1), cells, 1.0, 1.0 if decay else None, observed[b])
                 for s in t[b]
             ]
         )
@@ -408,7 +375,8 @@ rows, t = torch.randn(2, 70, 3), torch.rand(2, 1)
 for attention in (HilbertCurveAttention(decay=True), HilbertCurveAttention(grid=(7, 10))):
     def slope(rows, t):
         return torch.func.jvp(lambda s: attention(rows, s), (t,), (torch.ones_like(t),))[1]
-    first = torch.compile(slope, fullgraph=True, backend="aot_eager")(rows, t)  # nothing has run before
+    # nothing has run before
+    first = torch.compile(slope, fullgraph=True, backend="aot_eager")(rows, t)
     torch.testing.assert_close(first, slope(rows, t), rtol=1e-4, atol=1e-4)
     for strict in (True, False):
         program = torch.export.export(attention, (rows, t), strict=strict)

@@ -17,56 +17,10 @@ from fractal_lib import (
     julia_set_attention,
 )
 from fractal_lib.curves.julia import julia_dimension
+from fractal_lib.reference import bspline_weight, julia_distances, julia_weights
 
 SIZES = [1, 2, 3, 63, 64, 65, 100, 2000]
 DIAL = [-2.01, -2.5, -6.0, -20.0]
-
-
-def meets(a, b, c):
-    """Does [a, b] hold a point of the real Julia set? Follow it forwards until it holds an end of a
-    piece or is lost.
-
-    An interval without an end lies on one side of 0 altogether, so its image is the interval
-    between the images.
-    """
-    r = (1 + math.sqrt(1 - 4 * c)) / 2
-    g = math.sqrt(-c - r)
-    while True:
-        if any(a <= end <= b for end in (-r, -g, g, r)):  # they go to r, which stays
-            return True
-        if b < -r or a > r or -g < a <= b < g:
-            return False
-        a, b = sorted((a * a + c, b * b + c))
-
-
-def dust(c, n):
-    """The distances: whole numbers within 1/2 of the dust, tip on 0, end on n' - 1, n' = n rounded
-    up to 2^k.
-    """
-    last = 2 ** math.ceil(math.log2(n)) - 1
-    if last == 0:
-        return [0]
-    r = (1 + math.sqrt(1 - 4 * c)) / 2
-    values = [(r - (o + 0.5) * 2 * r / last, r - (o - 0.5) * 2 * r / last) for o in range(last + 1)]
-    # the tip is r rounded: do not miss it
-    return [o for o, (a, b) in enumerate(values) if meets(a, b + 1e-14, c)]
-
-
-def beta(u):
-    u = abs(u)
-    return 2 / 3 - u**2 + u**3 / 2 if u < 1 else max(2 - u, 0) ** 3 / 6
-
-
-def weights(x, n, c, k, observed=None):
-    """One weight a row for a query at row x, as it is told: every offset, every row under its
-    spline.
-    """
-    total = [0.0] * n
-    for o in {s * o for o in dust(c, n) for s in (-1, 1)}:
-        for j in range(math.floor(x) + o - 2, math.floor(x) + o + 4):
-            if 0 <= j < n and (observed is None or observed[j]):
-                total[j] += k(o) * beta(x + o - j)
-    return torch.tensor(total, dtype=torch.float64) / sum(total)
 
 
 def power(a):
@@ -76,7 +30,7 @@ def power(a):
 @pytest.mark.parametrize("c", DIAL)
 @pytest.mark.parametrize("n", SIZES)
 def test_offsets_are_the_dust(c, n):
-    one_side = dust(c, n)
+    one_side = julia_distances(c, n)
     assert JuliaAttention(c).offsets(n).tolist() == [-o for o in reversed(one_side[1:])] + one_side
     assert one_side[0] == 0  # the query's own place is always read
 
@@ -96,6 +50,13 @@ def test_the_dial():
     assert JuliaAttention(-1e300).offsets(1024).tolist() == [-1023, 0, 1023]
 
 
+@pytest.mark.parametrize(("c", "constant"), [(-2.1, 3.5), (-6.0, 8.6), (-20.0, 10.0)])
+def test_reads_are_as_many_as_stated(c, constant):
+    for k in (10, 14, 17, 20):
+        reads = JuliaAttention(c).reads(torch.tensor([[0.3]]), 2**k).indices.shape[-1]
+        assert abs(reads / 2 ** (k * julia_dimension(c)) / constant - 1) < 0.1  # waves
+
+
 @pytest.mark.parametrize("c", DIAL)
 @pytest.mark.parametrize("n", SIZES)
 def test_values_are_the_specification(c, n):
@@ -104,7 +65,7 @@ def test_values_are_the_specification(c, n):
     x = torch.tensor([0, 0.25, 0.5, 0.81, 1]).double() * (n - 1)
     if n > 2:
         x[1:3] = x[1:3].round()  # at a row, too
-    expected = torch.stack([weights(v, n, c, power(1.0)) for v in x.tolist()])
+    expected = torch.stack([julia_weights(v, n, c, power(1.0)) for v in x.tolist()])
     reads = attention.reads((x / max(n - 1, 1))[None], n)
     got = torch.zeros(len(x), n).double().scatter_add(1, reads.indices[0], reads.weights[0])
     # x / (n - 1) * (n - 1) is rounded, to n eps at most; float32 holds the parameter 1, to 1e-7 of
@@ -130,7 +91,7 @@ def test_a_given_kernel_weighs_the_offsets(kernel, n):
     eye = torch.eye(n, dtype=torch.float64)[None]
     for x in (0.0, 0.37 * (n - 1), n - 1.0):
         out = JuliaAttention(-3, kernel)(eye, torch.tensor([[x / (n - 1)]], dtype=torch.float64))
-        torch.testing.assert_close(out[0, 0], weights(x, n, -3, k), rtol=0, atol=1e-13)
+        torch.testing.assert_close(out[0, 0], julia_weights(x, n, -3, k), rtol=0, atol=1e-13)
     assert list(JuliaAttention(-3, kernel).parameters()) == []
 
 
@@ -140,7 +101,7 @@ def test_gaps(n):
     observed[0] = True
     values = torch.where(observed[:, None], torch.eye(n, dtype=torch.float64), torch.nan)[None]
     for x in (0.0, 0.37 * (n - 1), 0.5 * (n - 1)):
-        expected = weights(x, n, -2.5, power(1.0), observed.tolist())
+        expected = julia_weights(x, n, -2.5, power(1.0), observed.tolist())
         out = JuliaAttention(-2.5, RationalQuadratic(1.0, alpha=0.5))(
             values, torch.tensor([[x / (n - 1)]], dtype=torch.float64), observed=observed
         )
@@ -164,7 +125,7 @@ def test_slopes_by_differences_of_the_specification(x):
     a = math.log1p(math.exp(0.3))
 
     def out(x, a):
-        return float(weights(x, n, c, power(a)) @ values.detach()[:, 0])
+        return float(julia_weights(x, n, c, power(a)) @ values.detach()[:, 0])
 
     t = torch.tensor([[x / (n - 1)]], dtype=torch.float64, requires_grad=True)
     value = attention(values.requires_grad_()[None], t)
@@ -177,7 +138,7 @@ def test_slopes_by_differences_of_the_specification(x):
     assert math.isclose(
         dfall.item(), sigmoid * (out(x, a + h) - out(x, a - h)) / (2 * h), abs_tol=1e-8
     )
-    torch.testing.assert_close(drows[:, 0], weights(x, n, c, power(a)), rtol=0, atol=1e-13)
+    torch.testing.assert_close(drows[:, 0], julia_weights(x, n, c, power(a)), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("c", DIAL)
@@ -195,13 +156,13 @@ def test_each_row_is_read_once(c, n):
 def test_a_needle_of_a_kernel_does_not_underflow(kernel):
     n, x = 100, 41.3
     eye, t = torch.eye(n, dtype=torch.float64)[None], torch.tensor([[x / 99]], dtype=torch.float64)
-    expected = torch.tensor([beta(x - j) for j in range(n)], dtype=torch.float64)
+    expected = torch.tensor([bspline_weight(x - j) for j in range(n)], dtype=torch.float64)
     torch.testing.assert_close(
         JuliaAttention(-6, kernel)(eye, t)[0, 0], expected, rtol=0, atol=1e-14
     )
     # of the offsets 0, 1, 3, 4, 5, 20, ... the nearest that is left is -20
     observed = torch.arange(n) < 33
-    expected = torch.tensor([beta(x - 20 - j) for j in range(33)], dtype=torch.float64)
+    expected = torch.tensor([bspline_weight(x - 20 - j) for j in range(33)], dtype=torch.float64)
     out = JuliaAttention(-6, kernel)(eye, t, observed=observed)[0, 0, :33]
     torch.testing.assert_close(out, expected / expected.sum(), rtol=0, atol=1e-13)
 
@@ -233,7 +194,9 @@ def test_a_default_device_does_not_matter():
         offsets = JuliaAttention(-8.25).offsets(50)
     assert offsets.device.type == "cpu"
     assert offsets.tolist() == [
-        s * o for s, side in ((-1, dust(-8.25, 50)[:0:-1]), (1, dust(-8.25, 50))) for o in side
+        s * o
+        for s, side in ((-1, julia_distances(-8.25, 50)[:0:-1]), (1, julia_distances(-8.25, 50)))
+        for o in side
     ]
 
 

@@ -1,4 +1,4 @@
-"""The pyramid against loops over cells."""
+"""The pyramid against its specification."""
 
 import pytest
 import torch
@@ -6,38 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fractal_lib import Pyramid, Tree
-
-
-def by_loops(values, positions, observed, n, levels):
-    """Mean, first moment, count and centre of every cell, one cell at a time. rows (N, H)."""
-    out = []
-    for k in range(levels):
-        for j in range(-(-n // 2**k)):
-            # a row belongs to the level-0 cell its position rounds to
-            cell = (positions + 0.5).floor().clamp(0, n - 1)
-            inside = observed & (cell >= j * 2**k) & (cell < (j + 1) * 2**k)
-            count = int(inside.sum())
-            centroid = positions[inside].mean() if count else torch.tensor(0.0)
-            value = values[inside]
-            mean = value.mean(0) if count else torch.zeros(values.shape[1]).double()
-            lag = (positions[inside] - centroid)[:, None]
-            moment = (
-                (lag * value).mean(0) / 2**k if count else torch.zeros(values.shape[1]).double()
-            )
-            out.append((mean, moment, count, centroid))
-    mean, moment, count, centroid = zip(*out, strict=True)
-    return (
-        torch.stack(mean),
-        torch.stack(moment),
-        torch.tensor(count),
-        torch.stack(centroid).double(),
-    )
+from fractal_lib.reference import pool
 
 
 def check(pyramid, values, positions, observed, n):
     levels = pyramid.tree.levels
     for b in range(values.shape[0]):
-        mean, moment, count, centroid = by_loops(values[b], positions[b], observed[b], n, levels)
+        mean, moment, count, centroid = pool(values[b], positions[b], observed[b], n, levels)
         size = len(mean)
         torch.testing.assert_close(pyramid.values[b, :size], mean, rtol=0, atol=1e-12)
         if pyramid.values.shape[1] > size:

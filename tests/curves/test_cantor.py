@@ -63,7 +63,7 @@ def test_bad_arguments():
         cantor_indices(40)
     with pytest.raises(ValueError, match="levels"):
         cantor_levels(torch.tensor([0]), -1)
-    with pytest.raises(ValueError, match="index must lie"):
+    with pytest.raises(ValueError, match="index from 0 to 8, got 9"):
         cantor_levels(torch.tensor([9]), 2)
     with pytest.raises(ValueError, match="n of at least 1"):
         dyadic_grid(1, 0)

@@ -160,7 +160,7 @@ def test_two_heaps_of_points_end():
         ([0.0, math.inf], {}, ValueError, "infinity"),
         (np.zeros((2, 2, 2)), {}, ValueError, r"\(N, D\)"),
         ([1j, 2j], {}, TypeError, "complex"),
-        ([True, False], {}, TypeError, "bool"),
+        ([True, False], {}, ValueError, "two distinct points, got 1"),
         (["a", "b"], {}, TypeError, "integers or floats"),
         ([0, 2**62], {}, ValueError, r"2\*\*61"),
         (range(9), {}, ValueError, "9 distinct points are too few"),

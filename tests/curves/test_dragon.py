@@ -21,7 +21,10 @@ from fractal_lib.curves.dragon import (
 )
 
 # The terms that OEIS lists for A014577, whose offset is 0: crease i is term i - 1.
-A014577 = "110110011100100111011000110010011101100111001000110110001100100111011001110010011101100011001000110"
+A014577 = (
+    "110110011100100111011000110010011101100111001000110"
+    "110001100100111011001110010011101100011001000110"
+)
 # A227036: length of the boundary of the curve of 2**k steps.
 A227036 = [2, 4, 8, 16, 28, 48, 84, 144, 244, 416, 708, 1200, 2036]
 
@@ -237,11 +240,9 @@ def test_any_shape(shape):
 
 @pytest.mark.parametrize("function", [fold_levels, turn_signs, dragon_points])
 def test_bad_positions(function):
-    with pytest.raises(TypeError, match=r"int64 tensor, got torch\.float32"):
+    with pytest.raises(TypeError, match=r"whole numbers, got torch\.float32"):
         function(torch.tensor([1.0]))
-    with pytest.raises(TypeError, match="int64 tensor, got int"):
-        function(3)
-    with pytest.raises(ValueError, match="must be at least [01], got -1"):
+    with pytest.raises(ValueError, match="of at least [01], got -1 to 5"):
         function(torch.tensor([5, -1]))
 
 

@@ -76,15 +76,13 @@ def test_kinds_are_kept_and_shapes_broadcast():
 
 def test_bad_arguments():
     cell = torch.tensor([1])
-    with pytest.raises(
-        TypeError, match="expected x as a tensor or numpy array of int64, got torch.int32"
-    ):
-        morton_encode(cell.int(), cell)
-    with pytest.raises(TypeError, match="expected d as a tensor or numpy array of int64, got int"):
-        morton_decode(3)
+    with pytest.raises(TypeError, match="x must be whole numbers, got torch.float32"):
+        morton_encode(cell.float(), cell)
+    with pytest.raises(ValueError, match="a number twice"):
+        inverse_permutation([0, 2, 0])
     with pytest.raises(TypeError, match="of one kind"):
         morton_encode(cell, cell.numpy())
-    with pytest.raises(ValueError, match=r"expected y in \[0, 2147483647\], got -1 to 1"):
+    with pytest.raises(ValueError, match="expected y from 0 to 2147483647, got -1 to 1"):
         morton_encode(cell, torch.tensor([1, -1]))
     with pytest.raises(ValueError, match="height from 1"):
         morton_permutation(0, 3)

@@ -237,11 +237,11 @@ def test_bad_arguments():
     with pytest.raises(TypeError, match="order as a whole number, got float 2.0"):
         hilbert_decode(cell, 2.0)
     assert hilbert_decode(cell, np.int64(1)) == hilbert_decode(cell, 1)
-    with pytest.raises(ValueError, match=r"expected x in \[0, 1\], got 2 to 2"):
+    with pytest.raises(ValueError, match="expected x from 0 to 1, got 2 to 2"):
         hilbert_encode(cell + 1, cell, 1)
-    with pytest.raises(ValueError, match=r"expected d in \[0, 3\], got -1 to -1"):
+    with pytest.raises(ValueError, match="expected d from 0 to 3, got -1 to -1"):
         hilbert_decode(cell - 2, 1)
-    with pytest.raises(TypeError, match="int64, got float64"):
+    with pytest.raises(TypeError, match="whole numbers, got torch.float64"):
         hilbert_encode(np.zeros(2), np.zeros(2), 3)
     with pytest.raises(TypeError, match="of one kind"):
         hilbert_encode(cell, cell.numpy(), 3)

@@ -163,8 +163,8 @@ def test_the_mask_is_the_sketch_s_count_where_two_is_the_radius():
 
 
 def test_bad_points():
-    with pytest.raises(TypeError, match="tensor or a numpy array, got list"):
-        escape_time([0.0], 0)
+    with pytest.raises(TypeError, match="tensor, an array or numbers, got str"):
+        escape_time("0", 0)
     with pytest.raises(TypeError, match="numbers, got dtype"):
         escape_time(np.array(["a"]), 0)
     with pytest.raises(TypeError, match=r"numbers, got dtype torch.bool"):
