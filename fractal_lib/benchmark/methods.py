@@ -152,7 +152,7 @@ def methods(rows: Tensor, queries: list[Tensor]) -> Iterator[Method]:
     peak = max(row.abs().amax().item() for row in rows)
 
     yield Method("sketch, as written", n, 0, batch * (size + weights), as_it_is, sketch, queries)
-    yield Method("sketch, shapes mended", n, 0, size + weights, as_it_is, sketch_fixed, queries)
+    yield Method("sketch, shapes fixed", n, 0, size + weights, as_it_is, sketch_fixed, queries)
     yield Method("dense bmm", n, 0, weights, as_it_is, dense_bmm, queries)
     for name, make in PATTERNS.items():
         attention = make()

@@ -43,13 +43,13 @@ def test_errors_are_those_of_a_float64_reference(capsys):
         found = by_name(records, n)
         assert found["dense bmm"]["error"] == (dense_bmm(rows, t) - exact).abs().max().item()
         assert (
-            found["sketch, shapes mended"]["error"]
+            found["sketch, shapes fixed"]["error"]
             == (sketch_fixed(rows, t) - exact).abs().max().item()
         )
         for name in ("window", "ladder, given kernel"):
             assert found[name]["error"] <= found[name]["bound"] < 1e-3, (n, name)
     # these two have other kernels, and the column says so
-    assert by_name(records, 257)["sketch, shapes mended"]["error"] > 0.1
+    assert by_name(records, 257)["sketch, shapes fixed"]["error"] > 0.1
     assert by_name(records, 257)["ladder, fitted scales"]["error"] > 0.01
     printed = capsys.readouterr().out
     assert all(r["method"] in printed for r in records)
@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_refused_or_left_out(monkeypatch, capsys):
     free = 9_000
     monkeypatch.setattr("fractal_lib.benchmark.harness.free_memory", lambda device: free)
     found = by_name(tiny(100), 100)
-    for name in ("sketch, as written", "sketch, shapes mended", "ladder, given kernel"):
+    for name in ("sketch, as written", "sketch, shapes fixed", "ladder, given kernel"):
         assert found[name]["seconds"] is found[name]["error"] is None
         assert found[name]["note"].startswith("needs")
     assert found["window"]["seconds"] > 0
