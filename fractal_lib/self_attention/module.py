@@ -98,14 +98,8 @@ class FractalSelfAttention(nn.Module):
             self.in_proj_bias = nn.Parameter(torch.empty(3 * embed_dim, device=device, dtype=dtype))
         else:
             self.register_parameter("in_proj_bias", None)
-        self.out_proj = nn.utils.skip_init(
-            nn.Linear,
-            embed_dim,
-            embed_dim,
-            bias,
-            device=device or torch.get_default_device(),
-            dtype=dtype,
-        )
+        options = dict(bias=bias, device=device or torch.get_default_device(), dtype=dtype)
+        self.out_proj: nn.Linear = nn.utils.skip_init(nn.Linear, embed_dim, embed_dim, **options)  # type: ignore[assignment]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
