@@ -1,10 +1,13 @@
-"""The curves as masks for FlexAttention: which pairs of query and key are worked out
+"""The curves as masks for FlexAttention: which pairs of query and key are computed
 (``attention/self_attention``).
 
 Each function returns a ``mask_mod(b, h, q, kv)`` for
 `torch.nn.attention.flex_attention.create_block_mask`. FlexAttention skips a block of pairs, of 128
 x 128 unless asked otherwise, if none of its pairs is wanted: `block_sparsity` tells how many. To
 make one causal, join it to another mask by ``and_masks`` of the same module.
+
+Some patterns of `fractal_lib.attention.PATTERNS` have a function of their own, which needs a small
+table or none; `pattern_masks` gives a mask for each of them.
 """
 
 from collections.abc import Callable
@@ -13,10 +16,23 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
+from fractal_lib.attention.base import PATTERNS, ContextAttention
 from fractal_lib.attention.julia import JuliaAttention
+from fractal_lib.attention.tree import strides
+from fractal_lib.checks import as_int
 from fractal_lib.curves.cantor import cantor_indices
 from fractal_lib.curves.grid import grid_cells
 from fractal_lib.curves.hilbert import hilbert_decode, touching_permutation
+
+__all__ = [
+    "MaskMod",
+    "block_sparsity",
+    "cantor_mask_mod",
+    "dragon_mask_mod",
+    "hilbert_mask_mod",
+    "julia_mask_mod",
+    "pattern_masks",
+]
 
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -37,7 +53,7 @@ def cantor_mask_mod(n: int, grain: int = 1, device: torch.device | str = "cpu") 
     Raises:
         ValueError: if ``n`` or ``grain`` is below 1.
 
-    Complexity: a table of n / grain flags; one look per pair. Source: Cantor (1883); chapter
+    Complexity: a table of n / grain flags; one table entry per pair. Source: Cantor (1883); chapter
     ``attention/self_attention``.
 
     >>> [kv for kv in range(30) if cantor_mask_mod(30)(0, 0, torch.tensor(0), torch.tensor(kv))]
@@ -68,8 +84,8 @@ def julia_mask_mod(
     Raises:
         ValueError: if ``n`` or ``grain`` is below 1, or ``c`` is not a finite real number below -2.
 
-    Complexity: a table of n / grain flags; one look per pair. Source: Fatou and Julia (1917-1918);
-    chapters ``attention/julia`` and ``attention/self_attention``.
+    Complexity: a table of n / grain flags; one table entry per pair. Source: Fatou and Julia
+    (1917-1918); chapters ``attention/julia`` and ``attention/self_attention``.
 
     >>> [kv for kv in range(64) if julia_mask_mod(64)(0, 0, torch.tensor(0), torch.tensor(kv))]
     [0, 2, 10, 11, 13, 50, 52, 53, 61, 63]
@@ -103,6 +119,7 @@ def dragon_mask_mod(reach: int = 2) -> MaskMod:
     >>> [kv for kv in range(64) if dragon_mask_mod(1)(0, 0, torch.tensor(20), torch.tensor(kv))]
     [7, 15, 17, 19, 20, 21, 23, 27, 31, 47, 63]
     """
+    reach = as_int(reach, "reach")
     if reach < 1:
         raise ValueError(f"reach must be at least 1, got {reach}")
 
@@ -126,7 +143,7 @@ def hilbert_mask_mod(
     use `fractal_lib.curves.grid.flatten` along `hilbert_permutation` or `touching_permutation`.
 
     Args:
-        order: for a square of side 2**order along the Hilbert curve, 1 to 31; or
+        order: the order of the Hilbert curve, 1 to 31, for a square of side 2**order; or
         grid: (height, width) of any grid along `touching_permutation`.
         window: side, in cells, of the square around the query's cell whose keys are wanted; odd, at
             least 1.
@@ -139,20 +156,26 @@ def hilbert_mask_mod(
         ValueError: unless one of ``order`` and ``grid`` is given and in range, and ``window`` is
             odd and positive.
 
-    Complexity: two tables of as many numbers as there are cells; four looks per pair. Source:
-    Hilbert (1891); chapters ``attention/hilbert`` and ``attention/self_attention``.
+    Complexity: two tables of as many numbers as there are cells; four table entries per pair.
+    Source: Hilbert (1891); chapters ``attention/hilbert`` and ``attention/self_attention``.
 
-    >>> [kv for kv in range(16) if hilbert_mask_mod(order=2, window=3)(0, 0, torch.tensor(0), torch.tensor(kv))]
+    >>> near = hilbert_mask_mod(order=2, window=3)
+    >>> [kv for kv in range(16) if near(0, 0, torch.tensor(0), torch.tensor(kv))]
     [0, 1, 2, 3]
     """
-    if (order is None) == (grid is None):
-        raise ValueError(f"expected either order or grid, got {order=} and {grid=}")
+    both = f"expected either order or grid, got {order=} and {grid=}"
+    if order is not None and grid is not None:
+        raise ValueError(both)
+    window = as_int(window, "window")
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window must be odd and at least 1, got {window}")
     if order is not None:
+        order = as_int(order, "order", least=1, most=31)
         x, y = hilbert_decode(torch.arange(4**order), order)
-    else:
+    elif grid is not None:
         x, y = (cell[touching_permutation(*grid)] for cell in grid_cells(*grid))
+    else:
+        raise ValueError(both)
     x, y = x.to(device), y.to(device)
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
@@ -161,16 +184,47 @@ def hilbert_mask_mod(
     return mask_mod
 
 
+# what has a mask without a table of all pairs, for n rows on a device
+OWN: dict[str, Callable[[int, torch.device | str], MaskMod]] = {
+    "dragon": lambda n, device: dragon_mask_mod(),
+    "hilbert": lambda n, device: hilbert_mask_mod(
+        max(1, ((n - 1).bit_length() + 1) // 2), device=device
+    ),
+    "julia": lambda n, device: julia_mask_mod(n, device=device),
+}
+
+
+def pattern_masks(n: int, device: torch.device | str = "cpu") -> dict[str, MaskMod]:
+    """A mask for n rows of each pattern in `fractal_lib.attention.PATTERNS`, by its name.
+
+    By the function of this module where there is one, else by what the pattern reads with its
+    default settings, row i at t = i / (n - 1): of a pooled node, all rows.
+
+    Complexity: for each pattern without a function here a table of n^2 flags, made from n K reads.
+
+    Raises:
+        ValueError: if ``n`` is below 1.
+
+    >>> list(pattern_masks(100))
+    ['dense', 'window', 'ladder', 'multilevel', 'hilbert', 'dragon', 'julia']
+    """
+    n = as_int(n, "n", least=1)
+    return {
+        name: OWN[name](n, device) if name in OWN else _by_reads(made.make(), n, device)
+        for name, made in PATTERNS.items()
+    }
+
+
 def block_sparsity(
     mask_mod: MaskMod, n: int, block: int = 128, device: torch.device | str = "cpu"
 ) -> float:
     """Share of the blocks of pairs that a mask lets FlexAttention skip.
 
     Args:
-        mask_mod: one of this module's, or any other that takes no notice of sample and head.
+        mask_mod: one of this module's, or any other that does not depend on sample and head.
         n: number of queries and of keys, at least 1.
         block: side of a block, at least 1.
-        device: where to work it out.
+        device: where to compute it.
 
     Returns:
         0 if no block is skipped, towards 1 if nearly all are.
@@ -185,13 +239,15 @@ def block_sparsity(
     >>> block_sparsity(lambda b, h, q, kv: q >= kv, n=512)
     0.375
     """
+    n, block = as_int(n, "n"), as_int(block, "block")
     if min(n, block) < 1:
         raise ValueError(f"n and block must be at least 1, got {n=}, {block=}")
     kept = 0
     for start in range(0, n, block):
         rows = min(block, n - start)
         strip = create_block_mask(_from_row(mask_mod, start), None, None, rows, n, device, block)
-        kept += int(strip.kv_num_blocks.sum() + strip.full_kv_num_blocks.sum())
+        kept += int(strip.kv_num_blocks.sum())
+        kept += 0 if strip.full_kv_num_blocks is None else int(strip.full_kv_num_blocks.sum())
     return 1 - kept / (-(-n // block)) ** 2
 
 
@@ -201,10 +257,28 @@ def _from_row(mask_mod: MaskMod, start: int) -> MaskMod:
 
 def _no_distances(n: int, grain: int, device: torch.device | str) -> Tensor:
     """Flags of the distances 0 to n - 1, in grains, all False."""
+    n, grain = as_int(n, "n"), as_int(grain, "grain")
     if min(n, grain) < 1:
         raise ValueError(f"n and grain must be at least 1, got {n=}, {grain=}")
     return torch.zeros(-(-n // grain), dtype=torch.bool, device=device)
 
 
 def _by_distance(wanted: Tensor, grain: int) -> MaskMod:
+    grain = as_int(grain, "grain")
     return lambda b, h, q, kv: wanted[(q - kv).abs() // grain]
+
+
+def _by_reads(attention: ContextAttention, n: int, device: torch.device | str) -> MaskMod:
+    """Pairs of a row and the rows that an attention over a context reads at its time."""
+    tree = attention.tree(n)
+    t = torch.arange(n, dtype=torch.float64)[None] / max(1, n - 1)
+    with torch.no_grad():
+        reads = attention.reads(t, tree)
+    nodes = torch.zeros(n, sum(tree.sizes), dtype=torch.float64)
+    nodes.scatter_add_(1, reads.indices[0], reads.weights[0].abs())
+    wanted = torch.zeros(n, n, dtype=torch.bool)
+    levels = zip(nodes.split(tree.sizes, 1), strides(tree.levels).tolist(), strict=True)
+    for level, stride in levels:
+        wanted |= (level > 0).repeat_interleave(stride, 1)[:, :n]
+    wanted = wanted.to(device)
+    return lambda b, h, q, kv: wanted[q, kv]

@@ -4,14 +4,19 @@ forbidden reads.
 
 import subprocess
 import sys
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention as full
 
-from fractal_lib import FractalSelfAttention, fractal_self_attention
+from fractal_lib import fractal_self_attention
+from fractal_lib.reference import self_attention as specification
+from fractal_lib.reference import self_attention_reads
 from fractal_lib.self_attention.blocks import Layout
 
 SIZES = (1, 2, 3, 63, 100, 2000, 4097)
@@ -22,62 +27,23 @@ def draw(*shape, seed=0, dtype=torch.float64, width=8):
     return tuple(torch.randn(*shape, width, generator=generator, dtype=dtype) for _ in range(3))
 
 
-def what_is_read(block, n, near, cells):
-    """The specification: (start, stop) of all that a block of queries reads, from the top of a
-    binary tree down.
-    """
-    found = []
-
-    def visit(level, index):
-        width = near * 2**level
-        if index * width >= n:
-            return
-        if abs(index - block // 2**level) > 1:  # not beside the queries' own block of this width
-            cell = width // cells
-            found.extend(
-                (start, start + cell) for start in range(index * width, (index + 1) * width, cell)
-            )
-        elif level:
-            visit(level - 1, 2 * index), visit(level - 1, 2 * index + 1)
-        else:
-            found.extend((start, start + 1) for start in range(index * width, (index + 1) * width))
-
-    visit(max(0, (n - 1).bit_length()), 0)
-    return [(start, min(stop, n)) for start, stop in found if start < n]
-
-
-def specification(q, k, v, near, cells, causal=False, padding=None):
-    """One sample and head, (N, D): an explicit list of keys and cells for each query, one dense
-    softmax.
-    """
-    n, out = len(q), []
-    valid = torch.ones(n, dtype=torch.bool) if padding is None else ~padding
-    for i in range(n):
-        reads = what_is_read(i // near, n, near, cells)
-        reads = [(a, b) for a, b in reads if valid[a:b].any() and not (causal and b > i + 1)]
-        if not reads:
-            out.append(0 * (q[i].sum() + k.sum() + v.sum(0)))
-            continue
-        keys, values = (torch.stack([x[a:b][valid[a:b]].mean(0) for a, b in reads]) for x in (k, v))
-        count = torch.tensor([valid[a:b].sum() for a, b in reads])
-        out.append((keys @ q[i] / q.shape[1] ** 0.5 + count.to(q).log()).softmax(0) @ values)
-    return torch.stack(out)
-
-
 @settings(max_examples=40)
 @given(
     n=st.integers(1, 70),
     shape=st.sampled_from([(1, 1), (2, 1), (2, 2), (3, 3), (4, 2), (6, 3), (8, 2)]),
     causal=st.booleans(),
     share=st.sampled_from([0.0, 0.3, 0.95]),
+    scale=st.sampled_from([None, 0.3, -1.5]),
     seed=st.integers(0, 2**20),
 )
-def test_values_and_gradients_are_those_of_the_specification(n, shape, causal, share, seed):
+def test_values_and_gradients_are_those_of_the_specification(n, shape, causal, share, scale, seed):
     near, cells = shape
     q, k, v = (x.requires_grad_() for x in draw(1, 1, n, seed=seed, width=3))
     padding = torch.rand(1, n, generator=torch.Generator().manual_seed(seed)) < share
-    out = fractal_self_attention(q, k, v, near, cells, causal, padding if share else None)
-    expected = specification(q[0, 0], k[0, 0], v[0, 0], near, cells, causal, padding[0])[None, None]
+    mask = padding if share else None
+    geometry = dict(near=near, cells=cells, is_causal=causal, scale=scale)
+    out = fractal_self_attention(q, k, v, **geometry, key_padding_mask=mask)
+    expected = specification(q, k, v, near, cells, causal, mask, scale)
     # some hundred roundings of numbers below 10
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
     to = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
@@ -135,14 +101,17 @@ def test_it_is_full_attention_where_keys_are_constant_on_the_cells(causal):
     exact = full(q, k, v, is_causal=causal)
     assert exact.std() > 0.1  # a few keys hold the weight
     torch.testing.assert_close(
-        fractal_self_attention(q, k, v, near, cells, causal), exact, rtol=0, atol=1e-10
+        fractal_self_attention(q, k, v, near=near, cells=cells, is_causal=causal),
+        exact,
+        rtol=0,
+        atol=1e-10,
     )
 
 
 @pytest.mark.parametrize("far", [False, True])
 def test_one_softmax_over_all_scales(far):
-    """A scale with huge logits silences the others; one maximum for each scale, never rescaled,
-    would hear them all.
+    """A scale with huge logits outweighs the others; one maximum for each scale, never rescaled,
+    would count them all.
     """
     n, near, cells = 512, 16, 4
     k = torch.zeros(1, 1, n, 1)
@@ -150,12 +119,12 @@ def test_one_softmax_over_all_scales(far):
     k[:, :, chosen] = 1e4
     v = torch.zeros(1, 1, n, 1)
     v[:, :, chosen] = 1
-    first = fractal_self_attention(torch.ones(1, 1, n, 1), k, v, near, cells)[0, 0, 0]
+    first = fractal_self_attention(torch.ones(1, 1, n, 1), k, v, near=near, cells=cells)[0, 0, 0]
     assert first == 1
     # the wrong way: softmax numerators and denominators of each scale against its own maximum, then
     # added up
-    width = torch.tensor([b - a for a, b in what_is_read(0, n, near, cells)])
-    start = torch.tensor([a for a, _ in what_is_read(0, n, near, cells)])
+    width = torch.tensor([b - a for a, b in self_attention_reads(0, n, near, cells)])
+    start = torch.tensor([a for a, _ in self_attention_reads(0, n, near, cells)])
     logits, values = k[0, 0, start, 0] + width.log(), v[0, 0, start, 0]
     top = torch.stack([logits[width == w].max() for w in width])
     share = (logits - top).exp()
@@ -189,10 +158,13 @@ def test_no_gradient_reaches_the_future():
 def test_a_sample_does_not_depend_on_its_batch(n):
     q, k, v = draw(3, 2, n)
     padding = torch.arange(n) >= torch.tensor([[n], [n - 1], [n // 2]])
-    whole = fractal_self_attention(q, k, v, 16, 4, key_padding_mask=padding)
+    whole = fractal_self_attention(q, k, v, near=16, cells=4, key_padding_mask=padding)
     for b in range(3):
         alone = fractal_self_attention(
-            *(x[b : b + 1] for x in (q, k, v)), 16, 4, key_padding_mask=padding[b : b + 1]
+            *(x[b : b + 1] for x in (q, k, v)),
+            near=16,
+            cells=4,
+            key_padding_mask=padding[b : b + 1],
         )
         torch.testing.assert_close(whole[b : b + 1], alone, rtol=0, atol=1e-13)
 
@@ -203,9 +175,10 @@ def test_padding_is_as_if_it_were_not_there(causal):
     n, longer = 300, 420
     q, k, v = draw(1, 2, longer)
     padding = torch.arange(longer)[None] >= n
-    expected = fractal_self_attention(*(x[:, :, :n] for x in (q, k, v)), 16, 4, causal)
+    geometry = dict(near=16, cells=4, is_causal=causal)
+    expected = fractal_self_attention(*(x[:, :, :n] for x in (q, k, v)), **geometry)
     k, v = (x.masked_fill(padding[:, None, :, None], torch.nan).requires_grad_() for x in (k, v))
-    out = fractal_self_attention(q, k, v, 16, 4, causal, padding)
+    out = fractal_self_attention(q, k, v, **geometry, key_padding_mask=padding)
     assert out.isfinite().all()
     torch.testing.assert_close(out[:, :, :n], expected, rtol=0, atol=1e-13)
     for grad in torch.autograd.grad(out.sum(), (k, v)):
@@ -220,7 +193,9 @@ def test_a_query_without_any_key_returns_zero(cells):
     padding = torch.zeros(3, n, dtype=torch.bool)
     padding[0], padding[1, :60] = True, True
     for causal in (False, True):
-        out = fractal_self_attention(q, k, v, 8, cells, causal, padding)
+        out = fractal_self_attention(
+            q, k, v, near=8, cells=cells, is_causal=causal, key_padding_mask=padding
+        )
         assert out[0].eq(0).all()
         reach = 60 if causal else 48 if cells == 0 else 0  # queries before this one find no key
         assert out[1, :, :reach].eq(0).all()
@@ -237,9 +212,12 @@ def test_without_cells_it_is_a_window_of_three_blocks():
     block = torch.arange(n) // near
     mask = (block[:, None] - block).abs() <= 1
     torch.testing.assert_close(
-        fractal_self_attention(q, k, v, near, 0), full(q, k, v, attn_mask=mask), rtol=0, atol=1e-13
+        fractal_self_attention(q, k, v, near=near, cells=0),
+        full(q, k, v, attn_mask=mask),
+        rtol=0,
+        atol=1e-13,
     )
-    out = fractal_self_attention(q, k, v, near, 0, is_causal=True)
+    out = fractal_self_attention(q, k, v, near=near, cells=0, is_causal=True)
     torch.testing.assert_close(out, full(q, k, v, attn_mask=mask.tril()), rtol=0, atol=1e-13)
 
 
@@ -252,7 +230,9 @@ def test_the_error_falls_as_near_and_cells_grow():
     exact = full(8 * k, k, v)
 
     def error(near, cells):
-        return (fractal_self_attention(8 * k, k, v, near, cells) - exact).abs().max().item()
+        return (
+            (fractal_self_attention(8 * k, k, v, near=near, cells=cells) - exact).abs().max().item()
+        )
 
     by_cells = [error(64, cells) for cells in (1, 4, 16)]
     by_near = [error(near, 4) for near in (8, 64, 256, 512)]
@@ -267,20 +247,28 @@ def test_gradients_are_those_of_finite_differences(causal):
     inputs = tuple(x.requires_grad_() for x in draw(2, 1, 21, width=2))
     padding = torch.arange(21) == torch.tensor([[3], [14]])
     assert torch.autograd.gradcheck(
-        lambda *x: fractal_self_attention(*x, 4, 2, causal, padding), inputs
+        lambda *x: fractal_self_attention(
+            *x, near=4, cells=2, is_causal=causal, key_padding_mask=padding
+        ),
+        inputs,
+        check_forward_ad=True,
     )
 
 
 def test_second_derivatives():
     inputs = tuple(x.requires_grad_() for x in draw(1, 1, 7, width=1))
-    assert torch.autograd.gradgradcheck(lambda *x: fractal_self_attention(*x, 1, 1, True), inputs)
+    assert torch.autograd.gradgradcheck(
+        lambda *x: fractal_self_attention(*x, near=1, cells=1, is_causal=True),
+        inputs,
+        check_fwd_over_rev=True,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precisions_err_by_the_rounding_of_the_result(dtype):
     q, k, v = (x.to(dtype).requires_grad_() for x in draw(1, 2, 1000, width=24))
     wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    out, exact = fractal_self_attention(q, k, v, 32, 4), fractal_self_attention(*wide, 32, 4)
+    out, exact = (fractal_self_attention(*x, near=32, cells=4) for x in ((q, k, v), wide))
     assert out.dtype == dtype
     # one rounding of a number of at most |v|, and float32 underneath
     torch.testing.assert_close(out.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-5)
@@ -297,20 +285,6 @@ def test_half_precisions_err_by_the_rounding_of_the_result(dtype):
         )
 
 
-@pytest.mark.filterwarnings("default")  # the compiler's own deprecations are not ours
-def test_one_graph_for_the_compiler():
-    q, k, v = (x.requires_grad_() for x in draw(1, 2, 40))
-    padding = torch.arange(40)[None] > 35
-
-    def loss(q, k, v):
-        return fractal_self_attention(q, k, v, 8, 2, True, padding).square().sum()
-
-    expected = torch.autograd.grad(loss(q, k, v), (q, k, v))
-    compiled = torch.compile(loss, fullgraph=True, dynamic=False, backend="aot_eager")
-    for a, b in zip(torch.autograd.grad(compiled(q, k, v), (q, k, v)), expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-
-
 CHILD = """
 import sys, torch
 from fractal_lib import fractal_self_attention
@@ -323,7 +297,7 @@ def high_water():
 def step(n):
     q, k, v = torch.ones(3, 1, 1, n, 8).unbind()
     q.requires_grad_(), k.requires_grad_(), v.requires_grad_()
-    fractal_self_attention(q, k, v, 16, 2).sum().backward()
+    fractal_self_attention(q, k, v, near=16, cells=2).sum().backward()
 
 step(1000)  # what torch allocates once
 with open("/proc/self/clear_refs", "w") as reset:
@@ -349,156 +323,134 @@ def test_memory_is_linear():
 
 X = torch.zeros(2, 3, 10, 4)
 BAD = {
-    "integers": (
-        lambda: fractal_self_attention(X.long(), X.long(), X.long()),
-        TypeError,
-        "int64 for q",
-    ),
-    "dtypes differ": (lambda: fractal_self_attention(X, X.double(), X), TypeError, "float64 for k"),
-    "not a tensor": (lambda: fractal_self_attention(X, X, [1.0]), TypeError, "list"),
-    "three dimensions": (
-        lambda: fractal_self_attention(X[0], X[0], X[0]),
+    "integers": (dict(query=X.long(), key=X.long(), value=X.long()), TypeError, "int64 for query"),
+    "dtypes differ": (dict(key=X.double()), TypeError, "float64 for key"),
+    "not a tensor": (dict(value=[1.0]), TypeError, "list"),
+    "three dimensions": (dict(query=X[0]), ValueError, r"\(B, heads, N, D\)"),
+    "no rows": (dict(query=X[:, :, :0]), ValueError, "N >= 1"),
+    "no width": (dict(query=X[..., :0]), ValueError, "D >= 1"),
+    "lengths differ": (dict(key=X[:, :, :5]), ValueError, r"length.*\(2, 3, 5, 4\)"),
+    "batches differ": (dict(value=X[:1]), ValueError, r"value must have the batch"),
+    "heads differ": (dict(value=X[:, :1]), ValueError, "3 heads of the query, got 1"),
+    "groups differ": (dict(value=X[:, :1], enable_gqa=True), ValueError, "got 3 and 1"),
+    "groups do not divide": (
+        dict(key=X[:, :2], value=X[:, :2], enable_gqa=True),
         ValueError,
-        r"\(B, heads, N, D\)",
+        "divides the query's 3, got 2 and 2",
     ),
-    "no rows": (lambda: fractal_self_attention(*[X[:, :, :0]] * 3), ValueError, "N >= 1"),
-    "lengths differ": (
-        lambda: fractal_self_attention(X, X[:, :, :5], X),
+    "no heads to repeat": (
+        dict(key=X[:, :0], value=X[:, :0], enable_gqa=True),
         ValueError,
-        r"\(2, 3, 5, 4\) for k",
+        "got 0 and 0",
     ),
-    "widths differ": (
-        lambda: fractal_self_attention(X, X[..., :2], X),
-        ValueError,
-        "one D, got 4 and 2",
-    ),
-    "near below 1": (lambda: fractal_self_attention(X, X, X, near=0), ValueError, "near=0"),
-    "near no multiple": (
-        lambda: fractal_self_attention(X, X, X, near=12),
-        ValueError,
-        "multiple of cells.*near=12, cells=8",
-    ),
-    "cells negative": (lambda: fractal_self_attention(X, X, X, cells=-1), ValueError, "cells=-1"),
-    "mask not bool": (
-        lambda: fractal_self_attention(X, X, X, key_padding_mask=X[0, :2, :, 0]),
-        TypeError,
-        "float32",
-    ),
-    "mask misshapen": (
-        lambda: fractal_self_attention(X, X, X, key_padding_mask=X[0, :, :, 0] > 0),
-        ValueError,
-        r"\(2, 10\)",
-    ),
-    "heads do not divide": (
-        lambda: FractalSelfAttention(10, 3),
-        ValueError,
-        "embed_dim=10, num_heads=3",
-    ),
-    "geometry of the module": (
-        lambda: FractalSelfAttention(8, 2, near=3),
-        ValueError,
-        "near=3, cells=8",
-    ),
-    "width of the module": (
-        lambda: FractalSelfAttention(8, 2)(X[0]),
-        ValueError,
-        r"query must .* \(B, N, 8\)",
-    ),
-    "keys of another length": (
-        lambda: FractalSelfAttention(4, 2)(X[0], X[0, :, :3]),
-        ValueError,
-        "key must have",
-    ),
-    "weights asked for": (
-        lambda: FractalSelfAttention(4, 2)(X[0], need_weights=True),
-        ValueError,
-        "no matrix",
-    ),
-    "a mask of all pairs": (
-        lambda: FractalSelfAttention(4, 2)(X[0], attn_mask=X[0, 0]),
-        ValueError,
-        "quadratic",
-    ),
-    "a soft mask": (
-        lambda: FractalSelfAttention(4, 2)(X[0], key_padding_mask=X[0, :, :, 0] - 1),
-        ValueError,
-        "-inf",
-    ),
+    "widths differ": (dict(key=X[..., :2]), ValueError, "one D, got 4 and 2"),
+    "near below 1": (dict(near=0), ValueError, "near=0"),
+    "near no multiple": (dict(near=12), ValueError, "multiple of cells.*near=12, cells=8"),
+    "near not whole": (dict(near=8.0), TypeError, "near as a whole number, got float"),
+    "cells negative": (dict(cells=-1), ValueError, "cells=-1"),
+    "mask not bool": (dict(key_padding_mask=X[0, :2, :, 0]), TypeError, "float32"),
+    "mask misshapen": (dict(key_padding_mask=X[0, :, :, 0] > 0), ValueError, r"\(2, 10\)"),
+    "a mask of pairs": (dict(attn_mask=X[0, 0] > 0), ValueError, r"is_causal.*\(10, 4\)"),
+    "near as a mask": (dict(attn_mask=64), ValueError, "attn_mask must be None.*64"),
+    "dropout": (dict(dropout_p=0.1), ValueError, "dropout_p must be 0.*0.1"),
 }
 
 
-@pytest.mark.parametrize(("call", "error", "words"), BAD.values(), ids=BAD)
-def test_bad_arguments_are_a_clear_error(call, error, words):
+@pytest.mark.parametrize(("settings", "error", "words"), BAD.values(), ids=BAD)
+def test_bad_arguments_are_a_clear_error(settings, error, words):
     with pytest.raises(error, match=words):
-        call()
+        fractal_self_attention(**{**dict(query=X, key=X, value=X), **settings})
 
 
-def pair(**settings):
-    """The module and torch's, of the same parameters."""
-    theirs = torch.nn.MultiheadAttention(
-        24, 3, batch_first=True, bias=settings.get("bias", True)
-    ).double()
-    ours = FractalSelfAttention(24, 3, dtype=torch.float64, **settings)
-    for parameter in theirs.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    ours.load_state_dict(theirs.state_dict())
-    return ours, theirs
+def test_positions_and_names_are_those_of_torch():
+    """All that `scaled_dot_product_attention` takes, in its order."""
+    q, k, v = draw(2, 2, 50)
+    exact = full(q, k, v, None, 0.0, True, scale=0.3)
+    close = partial(torch.testing.assert_close, rtol=0, atol=1e-13)
+    close(fractal_self_attention(q, k, v, None, 0.0, True, 0.3), exact)
+    names = dict(query=q, key=k, value=v, attn_mask=None, dropout_p=0.0, is_causal=True)
+    close(fractal_self_attention(**names, scale=np.float32(0.5)), full(**names, scale=0.5))
+    with pytest.raises(ValueError, match="attn_mask must be None"):
+        fractal_self_attention(q, k, v, torch.ones(50, 50, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_module_is_torchs_while_all_keys_are_near(bias):
-    ours, theirs = pair(bias=bias)
-    x, y, z = draw(2, 100, width=24)
-    padding = torch.arange(100) >= torch.tensor([[100], [70]])
-    soft = torch.zeros(2, 100, dtype=x.dtype).masked_fill(padding, -torch.inf)
-    for mask in (None, padding, soft):
-        for inputs in ((x, x, x), (x, y, z)):
-            out, weights = ours(*inputs, key_padding_mask=mask)
-            expected, _ = theirs(*inputs, key_padding_mask=mask, need_weights=False)
-            torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
-            assert weights is None
-    triangle = torch.ones(100, 100, dtype=torch.bool).triu(1)
-    expected, _ = theirs(x, x, x, attn_mask=triangle, need_weights=False)
-    torch.testing.assert_close(
-        ours(x, attn_mask=triangle, is_causal=True)[0], expected, rtol=0, atol=1e-12
+@pytest.mark.parametrize("heads", [1, 2, 3, 6])
+def test_grouped_queries(heads):
+    q, k, v = draw(2, 6, 40)
+    k, v = (x[:, :heads].requires_grad_() for x in (k, v))
+    out = fractal_self_attention(q, k, v, enable_gqa=True)
+    exact = full(q, k, v, enable_gqa=True)
+    torch.testing.assert_close(out, exact, rtol=0, atol=1e-13)
+    got, wanted = (torch.autograd.grad(x.square().sum(), (k, v)) for x in (out, exact))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+
+
+def test_what_users_bring():
+    q, k, v = draw(2, 1, 30)
+    padding = torch.arange(30) >= torch.tensor([[30], [20]])
+    expected = fractal_self_attention(q, k, v, near=4, cells=2, key_padding_mask=padding)
+    for mask in (padding.tolist(), padding.numpy()):
+        got = fractal_self_attention(
+            q, k, v, near=np.int64(4), cells=np.int32(2), key_padding_mask=mask
+        )
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("shape", [(0, 2, 30, 4), (2, 0, 30, 4)])
+def test_an_empty_batch_is_an_empty_result(shape, padded):
+    q = torch.zeros(shape, requires_grad=True)
+    padding = torch.zeros(shape[0], shape[2], dtype=torch.bool) if padded else None
+    out = fractal_self_attention(q, q, q, near=4, cells=2, key_padding_mask=padding)
+    assert out.shape == shape
+    out.sum().backward()
+    assert q.grad.shape == shape
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_is_not_finite_in_padded_places_has_no_gradient(causal, bad):
+    """Neither the query's: 0 times NaN is NaN."""
+    n = 90
+    padding = torch.rand(2, n, generator=torch.Generator().manual_seed(0)) < 0.3
+    places = padding[:, None, :, None]
+    settings = dict(near=8, cells=2, is_causal=causal, key_padding_mask=padding)
+    good = [x.masked_fill(places, 0).requires_grad_() for x in draw(2, 1, n)]
+    wrong = [x.detach().masked_fill(places, bad).requires_grad_() for x in good]
+    out, expected = (fractal_self_attention(*x, **settings) for x in (wrong, good))
+    assert torch.equal(out, expected)
+    got, wanted = (
+        torch.autograd.grad(o.masked_fill(places, 0).square().sum(), x)
+        for o, x in ((out, wrong), (expected, good))
     )
-    assert torch.equal(ours(x, is_causal=True)[0], pair_like(ours, causal=True)(x)[0])
+    for a, b in zip(got, wanted, strict=True):
+        assert torch.equal(a, b)
+        assert a.masked_select(places).eq(0).all()
+        assert a.masked_select(~places).ne(0).any()
 
 
-def pair_like(module, **settings):
-    other = FractalSelfAttention(
-        24, 3, dtype=torch.float64, bias=module.in_proj_bias is not None, **settings
-    )
-    other.load_state_dict(module.state_dict())
-    return other
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(low):
+    inputs = [x.requires_grad_() for x in draw(1, 2, 200, dtype=torch.float32)]
+    expected = fractal_self_attention(*inputs, near=8, cells=2)
+    wanted = torch.autograd.grad(expected.square().sum(), inputs)
+    with torch.autocast("cpu", dtype=low):
+        out = fractal_self_attention(*inputs, near=8, cells=2)
+        got = torch.autograd.grad(out.square().sum(), inputs)
+    assert out.dtype == torch.float32
+    assert torch.equal(out, expected)
+    for a, b in zip(got, wanted, strict=True):
+        assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_it_takes_its_place_in_torchs_encoder_layer(training):
-    """Also when torch would take a short cut around `forward`: 200 rows are more than are near."""
-    layer = torch.nn.TransformerEncoderLayer(24, 4, 32, dropout=0, batch_first=True).train(training)
-    x, *_ = draw(2, 200, dtype=torch.float32, width=24)
-    padding = torch.arange(200) >= torch.tensor([[200], [150]])
-    ours = FractalSelfAttention(24, 4, near=16, cells=4)
-    ours.load_state_dict(layer.self_attn.state_dict())
-    with torch.no_grad():
-        before = layer(x, src_key_padding_mask=padding)
-        layer.self_attn = ours
-        after = layer(x, src_key_padding_mask=padding)
-        normed = layer.norm1(x + ours(x, key_padding_mask=padding)[0])
-        expected = layer.norm2(normed + layer.linear2(layer.linear1(normed).relu()))
-    torch.testing.assert_close(after, expected)
-    assert (after - before)[0].abs().max() > 1e-3
-
-
-def test_autocast_keeps_the_softmax_in_float32():
-    ours = FractalSelfAttention(32, 2, near=16, cells=4)
-    x = draw(1, 200, dtype=torch.float32, width=32)[0].requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out, _ = ours(x)
-        out.sum().backward()
-    exact, _ = ours(x)
-    assert out.dtype == torch.bfloat16
-    # three products of bfloat16 numbers, each with an error of 2^-8 of the largest
-    assert (out - exact).abs().max() < 3 * 2**-8 * x.detach().abs().max()
-    assert x.grad.isfinite().all()
+def test_inference_then_training_and_checkpoints():
+    inputs = [x.requires_grad_() for x in draw(1, 1, 70)]
+    call = partial(fractal_self_attention, near=8, cells=2)
+    with torch.inference_mode():
+        before = call(*inputs)
+    out = call(*inputs)
+    assert torch.equal(before, out)
+    wanted = torch.autograd.grad(out.square().sum(), inputs)
+    again = torch.utils.checkpoint.checkpoint(call, *inputs, use_reentrant=False)
+    got = torch.autograd.grad(again.square().sum(), inputs)
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))

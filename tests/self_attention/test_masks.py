@@ -2,12 +2,14 @@
 attention, and counted.
 """
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention.flex_attention import and_masks, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention as full
 
 from fractal_lib import DragonCurveAttention, JuliaAttention
+from fractal_lib.attention import PATTERNS
 from fractal_lib.curves.hilbert import hilbert_permutation, touching_permutation
 from fractal_lib.self_attention.masks import (
     block_sparsity,
@@ -15,6 +17,7 @@ from fractal_lib.self_attention.masks import (
     dragon_mask_mod,
     hilbert_mask_mod,
     julia_mask_mod,
+    pattern_masks,
 )
 
 MASKS = {
@@ -116,6 +119,33 @@ def test_flex_attention_reads_what_the_mask_wants(make):
     torch.testing.assert_close(out, full(q, k, v, attn_mask=dense(mask_mod, n)))
 
 
+@pytest.mark.parametrize("n", [1, 2, 63, 100])
+def test_every_pattern_has_a_mask_of_what_it_reads(n):
+    """Exactly, or by the function of its own, which has tests of its own."""
+    masks = pattern_masks(n)
+    assert list(masks) == list(PATTERNS)
+    order = next(p for p in range(1, 9) if 4**p >= n)
+    own = dict(dragon=dragon_mask_mod(), hilbert=hilbert_mask_mod(order), julia=julia_mask_mod(n))
+    t = torch.arange(n, dtype=torch.float64)[None] / max(1, n - 1)
+    values = torch.eye(n, dtype=torch.float64)[None]
+    for name, mask_mod in masks.items():
+        attention = PATTERNS[name].make()
+        with torch.no_grad():
+            weights = attention(values, t)[0]
+        wanted = dense(mask_mod, n)
+        if name not in own:
+            assert torch.equal(wanted, weights != 0), name
+        else:
+            assert torch.equal(wanted, dense(own[name], n)), name
+    assert n < 63 or not dense(masks["window"], n).all()
+
+
+def test_a_new_pattern_has_a_mask(monkeypatch):
+    monkeypatch.setitem(PATTERNS, "another", PATTERNS["window"])
+    masks = pattern_masks(np.int64(50))
+    assert torch.equal(dense(masks["another"], 50), dense(masks["window"], 50))
+
+
 def test_sparsity_grows_with_n_and_what_is_asked_stays_as_it_was():
     shares = [block_sparsity(dragon_mask_mod(), n, block=16) for n in (128, 512, 2048)]
     assert shares[0] < shares[1] < shares[2]
@@ -133,6 +163,7 @@ BAD = {
     "hilbert of both": (lambda: hilbert_mask_mod(2, (4, 4)), "either order or grid"),
     "hilbert with an even window": (lambda: hilbert_mask_mod(2, window=4), "odd"),
     "hilbert of order 0": (lambda: hilbert_mask_mod(0), "order"),
+    "masks of nothing": (lambda: pattern_masks(0), "n of at least 1, got 0"),
     "sparsity of nothing": (lambda: block_sparsity(causal, 0), "n=0"),
     "sparsity without blocks": (lambda: block_sparsity(causal, 9, 0), "block=0"),
 }
