@@ -26,6 +26,7 @@ __all__ = [
     "read",
 ]
 
+ROUNDING = 1e-12  # a weight that a row's own position, rounded, may give a row it does not read
 ULP = 2.0**-23  # how far outside [0, 1] a float32 t may be and still be rounding
 
 
@@ -143,7 +144,7 @@ class ContextAttention(nn.Module):
 
         Returns:
             (n, n) bool: [i, j] is True where a query at t = i / (n - 1) reads row j with a weight
-            that is not 0, by itself or in a pooled node.
+            above 1e-12, by itself or in a pooled node (0 but for rounding of its position).
 
         Complexity: O(n^2) flags, n queries' reads.
 
@@ -162,7 +163,7 @@ class ContextAttention(nn.Module):
         for some in torch.arange(n, device=device).split(max(1, 2**16 // n)):
             reads = self.reads(t[some].unsqueeze(0), tree)
             first, last = tree.span(reads.indices[0])  # (Q, K)
-            used = (reads.weights[0] != 0).int()
+            used = (reads.weights[0].abs() > ROUNDING).int()
             ends[some] = ends[some].scatter_add(1, first, used).scatter_add(1, last, -used)
         return ends.cumsum(1)[:, :n] > 0
 

@@ -31,6 +31,18 @@ def _head(attention: type[ContextAttention], latent_size: int, hidden_size: int)
     return PosteriorAffine(latent_size, hidden_size, attention())
 
 
+__all__ = [
+    "HEADS",
+    "POSTERIORS",
+    "TASKS",
+    "Task",
+    "co2_split",
+    "co2_task",
+    "long_task",
+    "lorenz_task",
+    "ou_task",
+]
+
 HEADS: dict[str, Callable[[int, int], PosteriorAffine]] = {
     **{name: partial(_head, attention) for name, attention in PATTERNS.items()},
     "ultimate": UltimateFractalPosteriorAffine,

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
-from fractal_lib.attention.base import PATTERNS, ContextAttention
+from fractal_lib.attention.base import PATTERNS
 from fractal_lib.attention.julia import JuliaAttention
-from fractal_lib.attention.tree import strides
 from fractal_lib.checks import as_int
 from fractal_lib.curves.cantor import cantor_indices
 from fractal_lib.curves.grid import grid_cells
@@ -210,7 +209,7 @@ def pattern_masks(n: int, device: torch.device | str = "cpu") -> dict[str, MaskM
     """
     n = as_int(n, "n", least=1)
     return {
-        name: OWN[name](n, device) if name in OWN else _by_reads(made.make(), n, device)
+        name: OWN[name](n, device) if name in OWN else made.make().mask_mod(n, device)
         for name, made in PATTERNS.items()
     }
 
@@ -266,19 +265,3 @@ def _no_distances(n: int, grain: int, device: torch.device | str) -> Tensor:
 def _by_distance(wanted: Tensor, grain: int) -> MaskMod:
     grain = as_int(grain, "grain")
     return lambda b, h, q, kv: wanted[(q - kv).abs() // grain]
-
-
-def _by_reads(attention: ContextAttention, n: int, device: torch.device | str) -> MaskMod:
-    """Pairs of a row and the rows that an attention over a context reads at its time."""
-    tree = attention.tree(n)
-    t = torch.arange(n, dtype=torch.float64)[None] / max(1, n - 1)
-    with torch.no_grad():
-        reads = attention.reads(t, tree)
-    nodes = torch.zeros(n, sum(tree.sizes), dtype=torch.float64)
-    nodes.scatter_add_(1, reads.indices[0], reads.weights[0].abs())
-    wanted = torch.zeros(n, n, dtype=torch.bool)
-    levels = zip(nodes.split(tree.sizes, 1), strides(tree.levels).tolist(), strict=True)
-    for level, stride in levels:
-        wanted |= (level > 0).repeat_interleave(stride, 1)[:, :n]
-    wanted = wanted.to(device)
-    return lambda b, h, q, kv: wanted[q, kv]
