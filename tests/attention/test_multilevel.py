@@ -247,7 +247,8 @@ def test_the_bound_with_gaps_covers_what_first_moments_lose_when_they_fade():
             MultilevelAttention(kernel, cells=cells, expansion=e).error_bound(256, gaps=True)
             for e in (0, 1)
         ]
-        assert with_gaps[1] <= with_gaps[0]
+        # few cells: moments may be faded out, which leaves what expansion 0 promises
+        assert (with_gaps[1] == with_gaps[0]) == (kernel is narrow or cells == 16)
         attention = MultilevelAttention(kernel, cells=cells, expansion=1)
         eye, t = torch.eye(256, dtype=torch.float64)[None], torch.tensor([[0.0]]).double()
         for seed in range(20):
