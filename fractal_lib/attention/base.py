@@ -26,7 +26,7 @@ __all__ = [
     "read",
 ]
 
-ROUNDING = 1e-12  # a weight that a row's own position, rounded, may give a row it does not read
+ROUNDING = 1e-30  # what a row gets by the rounding of a position: a cube of 1e-12 at most
 ULP = 2.0**-23  # how far outside [0, 1] a float32 t may be and still be rounding
 
 
@@ -144,7 +144,7 @@ class ContextAttention(nn.Module):
 
         Returns:
             (n, n) bool: [i, j] is True where a query at t = i / (n - 1) reads row j with a weight
-            above 1e-12, by itself or in a pooled node (0 but for rounding of its position).
+            above 1e-30, by itself or in a pooled node (0 but for rounding of its position).
 
         Complexity: O(n^2) flags, n queries' reads.
 
