@@ -241,11 +241,11 @@ def optional(module: str, what: str) -> ModuleType:
     >>> optional("no_such_module", "fit()")
     Traceback (most recent call last):
     ...
-    ImportError: fit() needs no_such_module: pip install "fractal-lib[all]"
+    ImportError: fit() needs no_such_module: pip install no_such_module
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         root = module.partition(".")[0]
         package = {"sklearn": "scikit-learn", "PIL": "pillow"}.get(root, root)
-        raise ImportError(f'{what} needs {package}: pip install "fractal-lib[all]"') from error
+        raise ImportError(f"{what} needs {package}: pip install {package}") from error

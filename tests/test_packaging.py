@@ -73,7 +73,7 @@ for module in pkgutil.walk_packages(fractal_lib.__path__, "fractal_lib."):
 print(json.dumps(found))
 """
 # checks.optional writes it
-SENTENCE = r'ImportError: .+ needs ([\w-]+): pip install "fractal-lib\[all\]"'
+SENTENCE = r"ImportError: .+ needs ([\w-]+): pip install \1"
 
 
 @pytest.fixture(scope="module")

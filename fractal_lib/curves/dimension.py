@@ -242,7 +242,7 @@ def _is_picture(points: np.ndarray) -> bool:
         return False
     n, d = points.shape
     two_tone = points.dtype == np.uint8 and np.isin(points, (0, points.max(initial=0))).all()
-    return n > 0 and bool(d > max(n, 3) or d > MOST_AXES or (two_tone and d > 3))
+    return n > 0 and bool(d > max(n, 5) or d > MOST_AXES or (two_tone and d > 3))
 
 
 def _sizes(sizes, whole: bool) -> np.ndarray:

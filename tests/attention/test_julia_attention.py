@@ -280,11 +280,12 @@ def test_a_constant_prior_changes_nothing():
     )
 
 
-def test_the_prior_is_a_buffer_and_compiles():
+def test_sample_weight_is_a_buffer_and_compiles():
     torch.compiler.reset()
     dense = DenseAttention(sample_weight=torch.rand(30))
     assert [name for name, _ in dense.named_buffers()] == ["sample_weight"]
-    assert not dense.state_dict()
+    assert list(dense.state_dict()) == ["sample_weight"]
+    assert not DenseAttention().state_dict()  # the original head's own loads
     assert dense.to("meta").sample_weight.device.type == "meta"
     dense, values, t = (
         DenseAttention(sample_weight=torch.rand(30)),

@@ -53,7 +53,7 @@ def test_the_noise_in_a_lorenz_path_is_independent_in_every_axis():
     """One step of Euler-Maruyama between rows gives the noise back: (path, row, coordinate)."""
     batch, n, dt = 300, 30, 1e-4
     got = lorenz(batch, n, dt * (n - 1), noise=0, inner=1, start=torch.tensor([5.0, -6.0, 20.0]))
-    path = got.latent * got.sd + got.mean
+    path = got.latent * got.std + got.mean
     x, y, w = path[:, :-1].unbind(-1)
     drift = torch.stack([10 * (y - x), 28 * x - y - x * w, x * y - 8 / 3 * w], -1)
     increments = (path[:, 1:] - path[:, :-1] - drift * dt) / (0.15 * path[:, :-1]) / dt**0.5
