@@ -44,27 +44,6 @@ __all__ = [
 
 plt: Any = optional("matplotlib.pyplot", "fractal_lib.plots")
 
-__all__ = [
-    "DATA",
-    "DENSE",
-    "FAINT",
-    "LADDER",
-    "LINEAR",
-    "MISSING",
-    "OTHER",
-    "QUERY",
-    "STYLE",
-    "WINDOW",
-    "Role",
-    "label_lines",
-    "ladder_nodes",
-    "loglog_cost",
-    "query_line",
-    "shade",
-    "use_style",
-    "weights_stem",
-]
-
 
 class Role(NamedTuple):
     """How one thing looks in every figure.

@@ -86,11 +86,12 @@ def circle(imports):
 
 
 def exports(path):
-    """Whether the module has an `__all__` of its own."""
+    """Whether the module has one `__all__` of its own, not two that may differ."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
     targets = [node.targets[0] for node in body if isinstance(node, ast.Assign)]
     targets += [node.target for node in body if isinstance(node, ast.AnnAssign)]
-    return any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets)
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    return names.count("__all__") == 1
 
 
 def test_every_room_has_its_layer():

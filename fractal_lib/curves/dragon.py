@@ -21,17 +21,6 @@ __all__ = [
     "unfolded_signs",
 ]
 
-__all__ = [
-    "dragon_boundary",
-    "dragon_cells",
-    "dragon_curve",
-    "dragon_points",
-    "fold_levels",
-    "turn_signs",
-    "twin_points",
-    "unfolded_signs",
-]
-
 # Bit b of a crease's level is set if its lowest 1 stands at a place whose number has bit b set.
 _PLACES = [sum(1 << p for p in range(63) if p >> b & 1) for b in range(6)]
 _MAX_ORDER = 30  # 2**30 vertices take 16 GiB

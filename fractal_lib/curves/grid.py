@@ -27,19 +27,6 @@ __all__ = [
     "unflatten",
 ]
 
-__all__ = [
-    "check_range",
-    "flatten",
-    "grid_cells",
-    "integers",
-    "inverse_permutation",
-    "morton_decode",
-    "morton_encode",
-    "morton_permutation",
-    "raster_permutation",
-    "unflatten",
-]
-
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 _SPREAD = (  # shift, and the bits that stay after it
