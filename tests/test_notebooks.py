@@ -373,6 +373,13 @@ def test_an_address_that_colab_cannot_open_is_refused(url, tmp_path):
         address.slug(url)
 
 
+def test_the_readme_lists_the_chapters_of_the_table_of_contents():
+    listed = address.chapters(address.current())
+    assert listed in (ROOT / "README.md").read_text()  # `python tools/address.py URL` writes it
+    for path in CHAPTERS:
+        assert f"/blob/main/{path.relative_to(ROOT).as_posix()})" in listed
+
+
 def test_every_place_that_needs_the_address_quotes_the_one_of_the_configuration():
     quoting = {
         p.relative_to(ROOT).as_posix()

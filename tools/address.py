@@ -3,8 +3,8 @@
     python tools/address.py https://github.com/OWNER/NAME
 
 `_config.yml` holds the address (`repository.url`). This command changes it there and wherever it
-is quoted: the README's Colab links, CITATION.cff, pyproject.toml. Every notebook's first code cell
-is written anew. It needs nothing but Python.
+is quoted: CITATION.cff, pyproject.toml. Every notebook's first code cell and the README's list of
+chapters, which follows `_toc.yml`, are written anew. It needs nothing but Python.
 """
 
 import json
@@ -15,6 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = "fractal-lib[all] @ git+"
+COLAB = "https://colab.research.google.com/github"
+LIST = "<!-- chapters, by tools/address.py -->", "<!-- end -->"
 GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?")
 
 
@@ -34,6 +36,21 @@ if find_spec("fractal_lib") is None:
     if not ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ):
         raise ImportError('fractal_lib is missing: %pip install "{SOURCE}{url}", or run `make lab`')
     %pip install -q --no-deps "{SOURCE}{url}\""""
+
+
+def chapters(url: str, root: Path = ROOT) -> str:
+    """The README's list: for each part of `_toc.yml`, its notebooks as they open in Colab."""
+    lines = []
+    for line in (root / "_toc.yml").read_text().split("\n"):
+        if part := re.fullmatch(r"\s*- caption: (.+)", line):
+            lines.append(f"- {part[1]}:")
+        elif (page := re.fullmatch(r"\s*- file: (.+)", line)) and (
+            root / f"{page[1]}.ipynb"
+        ).exists():
+            name = page[1].rpartition("/")[2].replace("_", " ")
+            lines.append(f"  [{name}]({COLAB}/{slug(url)}/blob/main/{page[1]}.ipynb) ·")
+    text = re.sub(r" ·(?=\n-|$)", "", "\n".join(lines))
+    return f"{LIST[0]}\n{text}\n{LIST[1]}"
 
 
 def slug(url: str) -> str:
@@ -66,6 +83,14 @@ def rewrite(url: str, root: Path = ROOT) -> list[Path]:
     for path in sorted((root / "book").rglob("*.ipynb")):
         if ".ipynb_checkpoints" not in path.parts and _set_up(path, setup_cell(url)):
             changed.add(path)
+    readme = root / "README.md"
+    before = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    if LIST[0] in before:
+        start, end = before.index(LIST[0]), before.index(LIST[1]) + len(LIST[1])
+        after = before[:start] + chapters(url, root) + before[end:]
+        if after != before:
+            readme.write_text(after, encoding="utf-8")
+            changed.add(readme)
     return sorted(changed)
 
 
