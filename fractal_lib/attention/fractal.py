@@ -122,6 +122,7 @@ class FractalAttention(ContextAttention):
         True
         """
         nnls = optional("scipy.optimize", "FractalAttention.fit").nnls
+        n = as_int(n, "n", least=1)
         levels = self.levels(n)
         near = np.arange(0, min(n - 1, 64) + 0.25, 0.25)
         d = np.concatenate([near, np.geomspace(1, max(n - 1, 1), 64 * levels)])[:, None]

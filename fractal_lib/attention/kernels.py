@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from fractal_lib.checks import as_positive
+
 __all__ = [
     "RBF",
     "Kernel",
@@ -55,8 +57,7 @@ class Kernel(nn.Module):
 
     def _keep(self, name: str, value: float) -> None:
         """A positive number: a constant in full precision, or a parameter."""
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+        value = as_positive(value, name)
         if self.learnable:
             self._start[name] = value = float(value)
             raw = torch.tensor(_inverse_softplus(value), dtype=torch.float32)

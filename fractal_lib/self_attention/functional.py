@@ -144,7 +144,7 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) 
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype != query.dtype:
             raise TypeError(
                 "query, key and value must be floating point tensors of one dtype, got "
-                f"{getattr(x, 'dtype', type(x))} for {name}"
+                f"{x.dtype if isinstance(x, Tensor) else type(x).__name__} for {name}"
             )
         if x.dim() != 4 or x.shape[2] < 1 or x.shape[3] < 1:
             raise ValueError(

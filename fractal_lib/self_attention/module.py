@@ -236,6 +236,8 @@ class FractalSelfAttention(nn.Module):
     ) -> None:
         axes = "B, N" if self.batch_first else "N, B"
         for name, x in (("query", query), ("key", key), ("value", value)):
+            if not isinstance(x, Tensor):
+                raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
             if x.dim() != 3 or x.shape[:2] != query.shape[:2] or x.shape[2] != self.embed_dim:
                 raise ValueError(
                     f"{name} must have shape ({axes}, {self.embed_dim}), as the query, "

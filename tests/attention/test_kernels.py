@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fractal_lib import RBF, Matern12, OriginalKernel, RationalQuadratic
+from fractal_lib import RBF, FractalAttention, Matern12, OriginalKernel, RationalQuadratic
 from fractal_lib.attention.kernels import smooth_step, smooth_step_slope
 
 KERNELS = [
@@ -67,3 +67,10 @@ def test_smooth_step_has_three_continuous_derivatives():
     torch.testing.assert_close(sides[0], sides[1], rtol=0, atol=3e-3)
     assert smooth_step(torch.tensor(0.5)) == 1
     assert smooth_step(torch.tensor(1.0)) == 0
+
+
+def test_what_is_no_number_is_refused():
+    with pytest.raises(TypeError, match="lengthscale as one number, got str"):
+        RBF("2")
+    with pytest.raises(ValueError, match="n of at least 1"):
+        FractalAttention().fit(RBF(), 0)

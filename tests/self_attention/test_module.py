@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fractal_lib import FractalSelfAttention
+from fractal_lib import FractalSelfAttention, fractal_self_attention
 
 
 def draw(*shape, seed=0, dtype=torch.float64, width=8):
@@ -268,3 +268,11 @@ def test_a_deep_copy_is_one_of_its_own():
     assert torch.equal(ours(x)[0], other(x)[0])
     torch.nn.init.zeros_(other.in_proj_weight)
     assert not torch.equal(ours(x)[0], other(x)[0])
+
+
+def test_an_array_is_refused_in_one_sentence():
+    array = np.ones((1, 4, 8), dtype=np.float32)
+    with pytest.raises(TypeError, match="query must be a tensor, got ndarray"):
+        FractalSelfAttention(8, 2)(array)
+    with pytest.raises(TypeError, match="got ndarray for query"):
+        fractal_self_attention(array, array, array)
