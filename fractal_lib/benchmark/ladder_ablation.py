@@ -19,8 +19,8 @@ from fractal_lib.posterior import (
     TimeEmbedding,
     fit,
 )
+from fractal_lib.posterior.features import Features
 from fractal_lib.posterior.heads import affine_net
-from fractal_lib.posterior.ladder import Features
 from fractal_lib.progress import progress_bar
 
 __all__ = ["Variant", "ladder_ablation", "variants"]
@@ -48,7 +48,13 @@ class Variant(LadderPosterior):
         time_embedding: TimeEmbedding | None = None,
     ):
         super().__init__(
-            data, latent_size, hidden_size, levels=levels, time_embedding=time_embedding
+            latent_size,
+            hidden_size,
+            data.channels,
+            data.n,
+            duration=data.duration,
+            levels=levels,
+            time_embedding=time_embedding,
         )
         self.without, self.also, self.values = without, also, data.values
         series, t = torch.zeros(1).long(), torch.zeros(1, 1).double()

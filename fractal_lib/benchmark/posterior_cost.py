@@ -79,7 +79,7 @@ def _step(name: str, n: int, batch: int, hidden: int) -> tuple[Callable[[], obje
     """A step of training, ready to be called, and the seconds that the data's preparation took."""
     torch.manual_seed(0)
     observed = torch.rand(batch, n) > 0.2 if name == "ladder, a fifth missing" else None
-    data = Observations(torch.randn(batch, n, CHANNELS), observed)
+    data = Observations(torch.randn(batch, n, CHANNELS), observed=observed)
     model = LatentSDE(
         PriorSDE(LATENT, hidden),
         LinearGaussianLikelihood(LATENT, CHANNELS, 0.1),
@@ -99,5 +99,5 @@ def _step(name: str, n: int, batch: int, hidden: int) -> tuple[Callable[[], obje
 
 def _posterior(name: str, data: Observations, hidden: int) -> LadderPosterior | RecurrentPosterior:
     if name in LADDERS:
-        return LadderPosterior(data, LATENT, hidden)
+        return LadderPosterior.of(data, LATENT, hidden)
     return RecurrentPosterior(HEADS[name](LATENT, hidden), CHANNELS)

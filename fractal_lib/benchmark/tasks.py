@@ -81,7 +81,7 @@ class Task:
         torch.manual_seed(seed)
         sizes = self.latent_size, self.hidden_size
         if posterior not in HEADS:
-            made = LadderPosterior(
+            made = LadderPosterior.of(
                 self.train, *sizes, levels=levels, time_embedding=self.time_embedding
             )
         else:
@@ -158,7 +158,7 @@ def co2_task(seed: int = 0) -> Task:
     scale = (series.values - parabola)[train].std()
     values = torch.from_numpy((series.values - parabola) / scale).float().view(1, -1, 1)
     years = float((series.dates[-1] - series.dates[0]).astype(int)) / 365.2425
-    data = Observations(values, train, duration=years)
+    data = Observations(values, observed=train, duration=years)
 
     def report(model: LatentSDE) -> dict:
         mean, std = model.predict(data, torch.tensor([0]), torch.from_numpy(series.t).unsqueeze(0))
@@ -191,7 +191,8 @@ def long_task(n: int = 100_000) -> Task:
     torch.Size([1, 1000, 3])
     """
     simulation, observed = long_lorenz(n)
-    data = Observations(simulation.observed.float(), observed, duration=float(simulation.times[-1]))
+    duration = float(simulation.times[-1])
+    data = Observations(simulation.observed.float(), observed=observed, duration=duration)
     t = torch.linspace(0, 1, n, dtype=torch.float64).unsqueeze(0)
 
     def report(model: LatentSDE) -> dict:

@@ -1,12 +1,16 @@
 """From what was read to a posterior: heads for latent SDEs, and the latent SDEs themselves."""
 
+from fractal_lib.posterior.adapter import LadderAffine
 from fractal_lib.posterior.base import Posterior, TimeEmbedding
 from fractal_lib.posterior.elbo import ElboTerms, LatentSDE
+from fractal_lib.posterior.features import DataPyramid
+from fractal_lib.posterior.frames import observations_from_frame
 from fractal_lib.posterior.heads import PosteriorAffine, UltimateFractalPosteriorAffine
-from fractal_lib.posterior.ladder import DataPyramid, LadderPosterior
+from fractal_lib.posterior.ladder import LadderPosterior
 from fractal_lib.posterior.likelihood import LinearGaussianLikelihood
 from fractal_lib.posterior.marginals import Marginals
 from fractal_lib.posterior.observations import Observations
+from fractal_lib.posterior.prediction import Forecast
 from fractal_lib.posterior.recurrent import RecurrentPosterior
 from fractal_lib.posterior.sde import KnownPrior, PriorSDE
 from fractal_lib.posterior.training import Diverged, TrainingPlan, evaluate, fit
@@ -15,7 +19,9 @@ __all__ = [
     "DataPyramid",
     "Diverged",
     "ElboTerms",
+    "Forecast",
     "KnownPrior",
+    "LadderAffine",
     "LadderPosterior",
     "LatentSDE",
     "LinearGaussianLikelihood",
@@ -30,4 +36,5 @@ __all__ = [
     "UltimateFractalPosteriorAffine",
     "evaluate",
     "fit",
+    "observations_from_frame",
 ]

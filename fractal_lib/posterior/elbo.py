@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fractal_lib.checks import as_int, as_positive
-from fractal_lib.posterior.base import Posterior, as_times
+from fractal_lib.checks import as_int
+from fractal_lib.posterior.base import Posterior
 from fractal_lib.posterior.marginals import Marginals
 from fractal_lib.posterior.observations import Observations, as_observations
+from fractal_lib.posterior.prediction import Predictor
 
 __all__ = ["ElboTerms", "LatentSDE"]
 
@@ -32,13 +33,14 @@ class ElboTerms(NamedTuple):
         return self.kl_initial + self.kl_path + self.nll
 
 
-class LatentSDE(nn.Module):
+class LatentSDE(Predictor):
     """A prior SDE, a likelihood and an amortised posterior, and the negative ELBO that trains all
     three.
 
     Args:
         prior: `PriorSDE` or `KnownPrior`.
-        likelihood: `LinearGaussianLikelihood`, or another module with ``log_prob(x, z)``.
+        likelihood: `LinearGaussianLikelihood`, or another module with ``log_prob(x, z)``, and
+            ``log_prob(x, z, observed)`` if single channels may be missing.
         posterior: a `Posterior`.
         scaled: True for the likelihood of all observations of a series, as the ELBO has it; False
             for that of one, as the method's public notebook has it. With False it is no bound, and
@@ -48,7 +50,8 @@ class LatentSDE(nn.Module):
 
         KL(q(z_0) || p(z_0)) + T E_t E_q [ |f - h|^2 / (2 g^2) ] - N E_i E_q [ log p(x_i | z_i) ],
 
-    with t uniform on [0, 1], i uniform over the N observations, and the posterior's drift
+    with t uniform on [0, 1], i uniform over the N observations, each at its exact time, and the
+    posterior's drift
 
         f = (dm/dt + eps ds/dt) / T  -  g^2 eps / (2 s)  +  d(g^2)/dz / 2,     z = m + s eps.
 
@@ -62,14 +65,10 @@ class LatentSDE(nn.Module):
     >>> from fractal_lib.posterior import LadderPosterior, LinearGaussianLikelihood, PriorSDE
     >>> data = Observations(torch.randn(5, 41, 2))
     >>> likelihood = LinearGaussianLikelihood(3, 2, noise=0.1)
-    >>> model = LatentSDE(PriorSDE(3, 16), likelihood, LadderPosterior(data, 3, 16))
+    >>> model = LatentSDE(PriorSDE(3, 16), likelihood, LadderPosterior.of(data, 3, 16))
     >>> model(data, model.posterior.prepare(data), [0, 1, 4]).negative_elbo.shape
     torch.Size([3])
     """
-
-    prior: Any  # a module, perhaps the user's own
-    likelihood: Any
-    posterior: Posterior
 
     def __init__(
         self,
@@ -79,14 +78,8 @@ class LatentSDE(nn.Module):
         *,
         scaled: bool = True,
     ):
-        super().__init__()
-        self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
+        super().__init__(prior, likelihood, posterior)
         self.scaled = bool(scaled)
-        parts = {"prior": prior, "likelihood": likelihood, "posterior": posterior}
-        sizes = {name: getattr(part, "latent_size", None) for name, part in parts.items()}
-        if len({size for size in sizes.values() if size is not None}) > 1:
-            got = ", ".join(f"{name} {size}" for name, size in sizes.items())
-            raise ValueError(f"expected parts of one latent_size, got {got}")
 
     def extra_repr(self) -> str:
         """How the likelihood counts."""
@@ -104,7 +97,8 @@ class LatentSDE(nn.Module):
 
         Args:
             data: `Observations`.
-            prepared: ``posterior.prepare(data)``, of the same ``data``.
+            prepared: ``posterior.prepare(data)``, of the same ``data``, or of ``data.hide(...)``:
+                the posterior then reads less than the likelihood counts.
             series: (B,) whole numbers, which of them.
             num_times: Q, times drawn for the drift and observations drawn for the likelihood, a
                 series.
@@ -119,7 +113,7 @@ class LatentSDE(nn.Module):
         """
         series = as_observations(data).series_index(series)
         num_times = as_int(num_times, "num_times", least=1)
-        if getattr(prepared, "data", prepared) is not data:
+        if getattr(prepared, "data", prepared).whole is not data:
             raise ValueError("prepared was made from other observations: posterior.prepare(data)")
         shape, device = (len(series), num_times), data.values.device
 
@@ -128,14 +122,15 @@ class LatentSDE(nn.Module):
 
         # stratified: one in each part
         at_drift = (torch.arange(num_times, device=device) + uniform()) / num_times
-        at_row, x = data.sample(series, uniform())
+        row = data.sample(series, uniform())
         zero = torch.zeros(len(series), 1, device=device, dtype=torch.float64)
-        q = self.posterior(prepared, series, torch.cat([zero, at_drift, at_row], 1))  # (B, 1 + 2 Q)
+        q = self.posterior(prepared, series, torch.cat([zero, at_drift, row.t], 1))  # (B, 1 + 2 Q)
         noise = torch.randn(q.mean.shape, generator=generator, device=device, dtype=q.mean.dtype)
         first, middle, last = slice(0, 1), slice(1, 1 + num_times), slice(1 + num_times, None)
         kl_initial = self._kl(q.mean[:, first], q.std[:, first])  # first: it compares the sizes
         z = q.mean[:, last] + q.std[:, last] * noise[:, last]
-        log_prob = self.likelihood.log_prob(x.to(z), z).mean(1)  # (B,)
+        channels = () if row.observed is None else (row.observed,)
+        log_prob = self.likelihood.log_prob(row.values.to(z), z, *channels).mean(1)  # (B,)
         within = Marginals(*(part[:, middle] for part in q))
         mismatch = self._mismatch(within, noise[:, middle], at_drift, data.duration).mean(1)
         return ElboTerms(
@@ -159,98 +154,5 @@ class LatentSDE(nn.Module):
 
     def _mismatch(self, q: Marginals, eps: Tensor, t: Tensor, duration: float) -> Tensor:
         """|f - h|^2 / (2 g^2), (B, Q)."""
-        f, g2, z = self._drift(q, eps, t, duration)
+        f, g2, z = self.posterior_drift(q, eps, t, duration)
         return ((f - self.prior.drift(z, t)) ** 2 / (2 * g2)).sum(-1)
-
-    def _drift(
-        self, q: Marginals, eps: Tensor, t: Tensor, duration: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The posterior's drift f at z = mean + std eps; g^2; z: (B, Q, Z) each."""
-        z = q.mean + q.std * eps
-        g2, gradient, *_ = torch.func.vjp(lambda z: self.prior.diffusion(z, t) ** 2, z)
-        # g_i depends on z_i alone: this is the derivative of each by its own
-        (dg2,) = gradient(torch.ones_like(z))
-        along = (q.mean_dt + q.std_dt * eps) / duration
-        return along - g2 * eps / (2 * q.std) + dg2 / 2, g2, z
-
-    @torch.no_grad()
-    def sample_prior(
-        self,
-        samples: int,
-        steps: int,
-        duration: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Paths of the prior by Euler-Maruyama: (samples, steps + 1, Z), at even times from 0 to
-        ``duration``.
-
-        Raises:
-            TypeError, ValueError: for numbers that are not positive, or sizes that are not whole.
-
-        Complexity: O(samples steps) calls of the prior, ``steps`` of them one after another.
-        """
-        samples, steps = as_int(samples, "samples", least=1), as_int(steps, "steps", least=1)
-        duration = as_positive(duration, "duration")
-        mean, std = self.prior.initial()
-        z = mean + std * _normal((samples, len(mean)), mean, generator)
-        path, tau = [z], duration / steps
-        for step in range(steps):
-            t = torch.full((samples,), step / steps, device=z.device, dtype=torch.float64)
-            noise = _normal(z.shape, z, generator)
-            z = z + self.prior.drift(z, t) * tau + self.prior.diffusion(z, t) * noise * tau**0.5
-            path.append(z)
-        return torch.stack(path, 1)
-
-    @torch.no_grad()
-    def sample_posterior(
-        self,
-        data: Observations,
-        series: Any,
-        steps: int,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Paths of the posterior SDE by Euler-Maruyama: (B, steps + 1, Z), one for each series
-        (B,).
-
-        At every t its values are distributed as N(mean(t), std(t)^2), up to the step; the path
-        tells how they are correlated. Choose the step well below the posterior's correlation time,
-        min std^2 / g^2.
-
-        Raises:
-            TypeError, ValueError: for data, series or steps that do not fit.
-
-        Complexity: that of the posterior at ``steps + 1`` times, and ``steps`` calls of the prior.
-        """
-        series = as_observations(data).series_index(series)
-        steps = as_int(steps, "steps", least=1)
-        prepared = self.posterior.prepare(data)
-        t = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=data.values.device)
-        t = t.repeat(len(series), 1)
-        q, tau = self.posterior(prepared, series, t), data.duration / steps
-        z = q.mean[:, 0] + q.std[:, 0] * _normal(q.mean[:, 0].shape, q.mean, generator)
-        path = [z]
-        for step in range(steps):
-            now = Marginals(*(part[:, step : step + 1] for part in q))
-            eps = (z.unsqueeze(1) - now.mean) / now.std
-            f, g2, _ = self._drift(now, eps, t[:, step : step + 1], data.duration)
-            noise = _normal(z.shape, z, generator)
-            z = z + f.squeeze(1) * tau + (g2.squeeze(1) * tau).sqrt() * noise
-            path.append(z)
-        return torch.stack(path, 1)
-
-    @torch.no_grad()
-    def predict(self, data: Observations, series: Any, t: Any) -> tuple[Tensor, Tensor]:
-        """Mean and std of an observation at t (B, Q) of series (B,), given the data: (B, Q, X).
-
-        Raises:
-            TypeError, ValueError: for data, series or times that do not fit.
-
-        Complexity: that of preparing the data, and of the posterior at B Q times.
-        """
-        series = as_observations(data).series_index(series)
-        q = self.posterior(self.posterior.prepare(data), series, as_times(t, series))
-        return self.likelihood.predict(q.mean, q.std)
-
-
-def _normal(shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fractal_lib.checks import as_float, as_int, as_positive
+from fractal_lib.checks import as_float, as_int, as_mask, as_positive
 
 __all__ = ["LinearGaussianLikelihood"]
 
@@ -64,8 +64,12 @@ class LinearGaussianLikelihood(nn.Module):
             f"learn_noise={self.log_noise.requires_grad}"
         )
 
-    def log_prob(self, x: Any, z: Any) -> Tensor:
-        """log p(x | z), (...,) for x (..., X) and z (..., Z).
+    def log_prob(self, x: Any, z: Any, observed: Any = None) -> Tensor:
+        """log p(x | z), (...,) for x (..., X) and z (..., Z), of the channels that were observed.
+
+        Args:
+            x, z: floating point.
+            observed: (..., X) bool, or None for all; what stands in the others is not read.
 
         Raises:
             ValueError: for another number of channels: nothing is repeated to fit.
@@ -77,7 +81,16 @@ class LinearGaussianLikelihood(nn.Module):
                 f"{tuple(x.shape)} and {tuple(z.shape)}"
             )
         normal = torch.distributions.Normal(self.net(z), self.log_noise.exp(), validate_args=False)
-        return normal.log_prob(x).sum(-1)
+        if observed is None:
+            return normal.log_prob(x).sum(-1)
+        observed = as_mask(observed, device=x.device)
+        return torch.where(observed, normal.log_prob(torch.where(observed, x, 0)), 0).sum(-1)
+
+    def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Observations (..., X) of z (..., Z), noise included."""
+        mean = self.net(z)
+        noise = torch.randn(mean.shape, generator=generator, device=z.device, dtype=z.dtype)
+        return mean + self.log_noise.exp() * noise
 
     def predict(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std of a new observation, noise included, where z ~ N(mean, std^2): (..., X)

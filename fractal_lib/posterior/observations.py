@@ -1,92 +1,122 @@
-"""What a posterior reads: many series at once, and where they were observed."""
+"""What a posterior reads: many series at once, and where and when they were observed."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fractal_lib.checks import as_float, as_mask, as_positive, as_tensor, require
+from fractal_lib.checks import as_float, as_integers, as_mask, as_positive, as_tensor, require
+from fractal_lib.posterior.tables import any_channel, in_order, mask_of, padded, ragged, shares
 
-__all__ = ["Observations", "as_observations"]
+__all__ = ["Drawn", "Observations", "as_observations"]
+
+
+class Drawn(NamedTuple):
+    """Observed rows, drawn at random.
+
+    Attributes:
+        t: (B, Q) float64 in [0, 1], when they were observed.
+        values: (B, Q, X).
+        observed: (B, Q, X) bool, which of their channels, or None for all.
+    """
+
+    t: Tensor
+    values: Tensor
+    observed: Tensor | None
 
 
 class Observations:
-    """Series on one even grid of times, with gaps where something was not observed.
+    """Series of observations, on an even grid or at times of their own, with whatever is missing.
 
     Args:
-        values: (S, N, X) floating point; NaN or anything else where nothing was observed.
-        observed: (S, N) bool, or (N,) for all series alike: True where a row is there, False where
-            it is missing as a whole; default all observed.
-        duration: T, how long the grid lasts, in the unit of time of the prior. Row j of n is at
-            time T j / (n - 1).
+        values: (S, N, X) floating point; NaN or anything else where nothing was observed. Or a list
+            of S arrays (N_s, X), series of different length.
+        times: (S, N) or (N,) in [0, duration], or a list of S arrays (N_s,); unsorted and repeated
+            ones are welcome. Default an even grid: row j of N is at duration j / (N - 1).
+        observed: bool, True for what is there: (S, N) or (N,) for rows, (S, N, X) for each channel,
+            or a list of S arrays (N_s,) or (N_s, X); default all.
+        duration: T, in the unit of time of the prior.
 
-    Tensors, numpy arrays, lists and pandas frames are taken alike.
+    Tensors, numpy arrays, lists and pandas frames are taken alike. For one frame of many series see
+    `observations_from_frame`.
 
     Attributes:
-        values: (S, N, X), 0 where nothing was observed.
-        observed: (S, N) bool, or None if no mask was given.
-        counts: (S,) int64, the number of observed rows of each series.
+        values: (S, N, X), 0 where nothing was observed. With ``times`` the rows of each series are
+            in order of time, and what is missing altogether stands last.
+        observed: (S, N) or (S, N, X) bool, or None if everything was observed.
+        t: (S, N) float64 in [0, 1], the times as shares of the duration; None for an even grid.
+        counts: (S,) int64, the number of rows of each series with anything observed.
         n, channels, duration: N, X and T.
-        complete: whether no row is missing.
+        complete: whether nothing is missing.
+        whole: the observations of which some are hidden here (see `hide`); else these themselves.
 
     Raises:
-        TypeError: for values that are not floating point, a mask that is not bool, or a duration
-            that is not a number.
+        TypeError: for values or times that are not floating point, a mask that is not bool, or a
+            duration that is not a number.
         ValueError: for wrong shapes, a duration that is not positive and finite, NaN or infinity
-            among the observed values, or a series without any observed row.
+            among what was observed, times outside the duration, or a series without an observation.
 
-    Source: chapter ``posterior/latent_sde``.
+    Complexity: O(S N X), and O(S N log N) to sort times. Source: chapters ``posterior/latent_sde``
+    and ``posterior/irregular``.
 
     >>> series = Observations(torch.randn(5, 41, 3), duration=1.0)
     >>> series
     Observations(series=5, n=41, channels=3, duration=1, complete, torch.float32)
     >>> len(series), len(series[[0, 3]]), series.counts.tolist()
     (5, 2, [41, 41, 41, 41, 41])
+    >>> ragged = [torch.randn(4, 2), torch.randn(7, 2)]
+    >>> Observations(ragged, times=[torch.rand(4), torch.rand(7)])
+    Observations(series=2, n=7, channels=2, duration=1, own times, 11 rows observed, torch.float32)
     """
 
-    def __init__(self, values: Any, observed: Any = None, *, duration: float = 1.0):
+    def __init__(self, values: Any, times: Any = None, observed: Any = None, duration: float = 1.0):
+        self.duration = as_positive(duration, "duration")
+        if ragged(values):
+            values, times, observed = padded(values, times, observed)
         values = as_float(values, "values")
         if values.dim() != 3 or 0 in values.shape:
             raise ValueError(
                 f"expected values (S, N, X), none of them 0, got {tuple(values.shape)}"
             )
-        self.n, self.channels = values.shape[1:]
-        self.duration = as_positive(duration, "duration")
+        self.channels = values.shape[2]
+        observed = mask_of(observed, values)
+        rows = any_channel(observed)
+        if rows is not None:
+            require(lambda: rows.any(1).all(), "a series has no observed row at all")
+        self.t = None
+        if times is not None:
+            t = shares(times, rows, values, self.duration)
+            values, observed, rows, self.t = in_order(values, observed, rows, t)
         if observed is not None:
-            observed = as_mask(observed, device=values.device)
-            if observed.shape not in (values.shape[:2], values.shape[1:2]):
-                raise ValueError(
-                    f"observed must be bool (S, N) or (N,) for values {tuple(values.shape)}, "
-                    f"got {tuple(observed.shape)}"
-                )
-            observed = observed.expand(values.shape[:2])
-            values = torch.where(observed.unsqueeze(-1), values, 0)
-            require(lambda: observed.any(1).all(), "a series has no observed row at all")
+            there = observed if observed.dim() == 3 else observed.unsqueeze(-1)
+            values = torch.where(there, values, 0)
         require(
             lambda: values.isfinite().all(),
-            "an observed value is NaN or infinite: mark missing rows with `observed`",
+            "an observed value is NaN or infinite: mark what is missing with `observed`",
         )
-        self.values, self.observed = values, observed
+        self.values, self.observed, self.n = values, observed, values.shape[1]
         self.complete = observed is None or bool(observed.all())
-        if observed is None:
+        self.whole = self
+        if rows is None:
             self.counts = torch.full((len(self),), self.n, device=values.device)
             self._rows = None
         else:
-            self.counts = observed.sum(1)
-            self._rows = observed.nonzero()[:, 1]  # once, here: steps draw from it
+            self.counts = rows.sum(1)
+            self._rows = rows.nonzero()[:, 1]  # once, here: steps draw from it
         self._starts = self.counts.cumsum(0) - self.counts
 
     def __len__(self) -> int:
         return self.values.shape[0]
 
     def __repr__(self) -> str:
-        rows = "complete" if self.observed is None else f"{int(self.counts.sum())} rows observed"
+        rows = "complete" if self.complete else f"{int(self.counts.sum())} rows observed"
+        own = "" if self.t is None else "own times, "
         return (
             f"Observations(series={len(self)}, n={self.n}, channels={self.channels}, "
-            f"duration={self.duration:g}, {rows}, {self.values.dtype})"
+            f"duration={self.duration:g}, {own}{rows}, {self.values.dtype})"
         )
 
     def __getitem__(self, series: Any) -> Observations:
@@ -96,9 +126,22 @@ class Observations:
         if not isinstance(series, slice):
             series = as_tensor(series, "series").reshape(-1).to(self.values.device)
             if series.dtype != torch.bool:
-                series = _whole(series)
-        observed = None if self.observed is None else self.observed[series]
-        return Observations(self.values[series], observed, duration=self.duration)
+                series = as_integers(series, "series", -len(self), len(self) - 1)
+        parts = (None if part is None else part[series] for part in self._tables)
+        return Observations(*parts, duration=self.duration)
+
+    @property
+    def _tables(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What makes these observations again, with their duration."""
+        return self.values, None if self.t is None else self.times, self.observed
+
+    @property
+    def times(self) -> Tensor:
+        """When each row was observed, in the unit of the duration: (S, N) float64."""
+        if self.t is not None:
+            return self.t * self.duration
+        grid = torch.arange(self.n, dtype=torch.float64, device=self.values.device)
+        return (grid * self.duration / max(self.n - 1, 1)).expand(len(self), -1)
 
     def series_index(self, series: Any) -> Tensor:
         """Which series, (B,) int64 on the data's device, from one number or many.
@@ -110,26 +153,21 @@ class Observations:
         >>> Observations(torch.zeros(3, 4, 1)).series_index(2)
         tensor([2])
         """
-        index = _whole(as_tensor(series, "series")).to(self.values.device)
+        index = as_tensor(series, "series")
         if index.dim() > 1:
             raise ValueError(f"expected series (B,), got {tuple(index.shape)}")
-        index = index.reshape(-1)
-        require(
-            lambda: ((index >= 0) & (index < len(self))).all(),
-            f"series must lie between 0 and {len(self) - 1}, got {{}}",
-            index.tolist,
-        )
-        return index
+        index = index.reshape(-1).to(self.values.device)
+        return as_integers(index, "series", 0, len(self) - 1)
 
-    def sample(self, series: Any, fraction: Any) -> tuple[Tensor, Tensor]:
-        """Observed rows, each as likely as any other: their times in [0, 1] and their values.
+    def sample(self, series: Any, fraction: Any) -> Drawn:
+        """Observed rows, each as likely as any other of its series.
 
         Args:
             series: (B,) int64, which series.
             fraction: (B, Q) in [0, 1), uniform random numbers: which of its observed rows.
 
         Returns:
-            t (B, Q) float64 and values (B, Q, X).
+            `Drawn`, their exact times and values.
 
         Raises:
             TypeError, ValueError: as `series_index`; for a fraction of another shape.
@@ -146,20 +184,56 @@ class Observations:
         # rounding may reach the count itself
         rank = torch.minimum((fraction * count).long(), count - 1)
         row = rank if self._rows is None else self._rows[rank + self._starts[series].unsqueeze(1)]
-        return row.double() / max(self.n - 1, 1), self.values[series.unsqueeze(1), row]
+        series = series.unsqueeze(1)
+        t = row.double() / max(self.n - 1, 1) if self.t is None else self.t[series, row]
+        channels = None
+        if self.observed is not None and self.observed.dim() == 3:
+            channels = self.observed[series, row]
+        return Drawn(t, self.values[series, row], channels)
+
+    def hide(self, hidden: Any) -> Observations:
+        """The same without some rows, for a posterior to read, while the loss keeps the whole.
+
+        A posterior that is given less is still a posterior, and the bound a bound. That is how it
+        learns to fill holes.
+
+        Args:
+            hidden: (S, N) or (N,) bool, True for the rows to hide, in the order of ``values``.
+
+        Raises:
+            TypeError, ValueError: as for ``observed``; if a series has nothing left.
+
+        >>> data = Observations(torch.randn(5, 41, 3))
+        >>> view = data.hide(torch.arange(41) > 30)
+        >>> view.counts.tolist(), view.whole is data
+        ([31, 31, 31, 31, 31], True)
+        """
+        hidden = as_mask(hidden, "hidden", self.values.device)
+        if hidden.shape not in (self.values.shape[:2], self.values.shape[1:2]):
+            raise ValueError(
+                f"expected hidden {tuple(self.values.shape[:2])} or ({self.n},), got "
+                f"{tuple(hidden.shape)}"
+            )
+        seen = ~hidden.expand(self.values.shape[:2])
+        if self.observed is not None:
+            seen = self.observed & (seen.unsqueeze(-1) if self.observed.dim() == 3 else seen)
+        values, times, _ = self._tables
+        view = Observations(values, times, seen, self.duration)
+        view.whole = self.whole
+        return view
 
     def to(self, *args, **kwargs) -> Observations:
         """On another device, or in another dtype: what `torch.Tensor.to` takes."""
         values = self.values.to(*args, **kwargs)
-        observed = None if self.observed is None else self.observed.to(values.device)
-        return Observations(values, observed, duration=self.duration)
+        rest = (None if part is None else part.to(values.device) for part in self._tables[1:])
+        return Observations(values, *rest, duration=self.duration)
 
     def fingerprint(self) -> str:
         """Equal for equal observations, and for others different: what a checkpoint remembers them
         by.
         """
         digest = hashlib.sha256(repr((tuple(self.values.shape), self.duration)).encode())
-        for table in (self.values, self.observed):
+        for table in (self.values, self.observed, self.t):
             if table is not None:
                 digest.update(table.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -170,12 +244,6 @@ def as_observations(data: Any) -> Observations:
     if not isinstance(data, Observations):
         raise TypeError(
             f"expected data as Observations, got {type(data).__name__}: "
-            "Observations(values, observed, duration=...)"
+            "Observations(values, times, observed, duration=...)"
         )
     return data
-
-
-def _whole(series: Tensor) -> Tensor:
-    if series.is_floating_point() or series.is_complex() or series.dtype == torch.bool:
-        raise TypeError(f"expected series as whole numbers, got {series.dtype}")
-    return series.long()

@@ -113,7 +113,7 @@ def fit(
     >>> from fractal_lib.posterior import LadderPosterior, LinearGaussianLikelihood, PriorSDE
     >>> data = Observations(torch.randn(5, 41, 2))
     >>> likelihood = LinearGaussianLikelihood(3, 2, noise=0.5)
-    >>> model = LatentSDE(PriorSDE(3, 16), likelihood, LadderPosterior(data, 3, 16))
+    >>> model = LatentSDE(PriorSDE(3, 16), likelihood, LadderPosterior.of(data, 3, 16))
     >>> len(fit(model, data, TrainingPlan(steps=3, batch_size=4))["negative_elbo"])
     3
     """
@@ -184,7 +184,7 @@ def evaluate(
     >>> from fractal_lib.posterior import LadderPosterior, LinearGaussianLikelihood, PriorSDE
     >>> data = Observations(torch.randn(5, 41, 2))
     >>> likelihood = LinearGaussianLikelihood(3, 2, noise=0.5)
-    >>> model = LatentSDE(PriorSDE(3, 16), likelihood, LadderPosterior(data, 3, 16))
+    >>> model = LatentSDE(PriorSDE(3, 16), likelihood, LadderPosterior.of(data, 3, 16))
     >>> sorted(evaluate(model, data, draws=2))
     ['kl_initial', 'kl_path', 'negative_elbo', 'nll', 'standard_error']
     """

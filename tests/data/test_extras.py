@@ -66,7 +66,8 @@ def test_all_else_works_without_them():
         + """
 sample = double_well(2, 5, 1.0)
 data = Observations(sample.observed)
-model = LatentSDE(PriorSDE(1, 8), LinearGaussianLikelihood(1, 1, 0.5), LadderPosterior(data, 1, 8))
+likelihood = LinearGaussianLikelihood(1, 1, 0.5)
+model = LatentSDE(PriorSDE(1, 8), likelihood, LadderPosterior.of(data, 1, 8))
 print(len(fit(model, data, TrainingPlan(2), progress=True)["nll"]), callable(scores))
 """
     )

@@ -102,7 +102,7 @@ def test_the_drift_moves_the_marginals():
     q = model.posterior(None, None, t)
     eps = torch.linspace(-3, 3, 201, dtype=torch.float64).view(1, -1, 1)
     wide = Marginals(*(part.expand(1, 201, 1) for part in q))
-    f, g2, z = model._drift(wide, eps, t.expand(1, 201), duration)
+    f, g2, z = model.posterior_drift(wide, eps, t.expand(1, 201), duration)
 
     def g2_times_p(z):
         p = torch.distributions.Normal(q.mean, q.std).log_prob(z).exp()
@@ -117,9 +117,9 @@ def test_the_drift_moves_the_marginals():
 def small(kind, n=20, gaps=False, dtype=torch.float64):
     torch.manual_seed(0)
     observed = torch.rand(5, n) > 0.3 if gaps else None
-    data = Observations(torch.randn(5, n, 2, dtype=dtype), observed)
+    data = Observations(torch.randn(5, n, 2, dtype=dtype), observed=observed)
     posterior = (
-        LadderPosterior(data, 3, 8)
+        LadderPosterior.of(data, 3, 8)
         if kind == "ladder"
         else RecurrentPosterior(HEADS[kind](), 2, gaps=gaps)
     )
@@ -167,7 +167,7 @@ def test_many_queries_estimate_what_one_does(kind):
 def test_gaps_are_never_looked_at():
     model, data = small("dense", gaps=True)
     spoilt = torch.where(data.observed.unsqueeze(-1), data.values, torch.nan)
-    again = Observations(spoilt, data.observed)
+    again = Observations(spoilt, observed=data.observed)
     results = [
         model(
             d, model.posterior.prepare(d), torch.arange(5), 4, torch.Generator().manual_seed(0)
@@ -240,9 +240,9 @@ def test_observations_draws_only_what_was_observed():
     observed = torch.rand(4, 50, generator=torch.Generator().manual_seed(0)) > 0.8
     observed[:, 7] = True
     values = torch.arange(200.0).view(4, 50, 1)
-    data = Observations(values, observed)
+    data = Observations(values, observed=observed)
     series = torch.tensor([3, 0])
-    t, x = data.sample(series, torch.linspace(0, 1, 501)[:-1].expand(2, -1))
+    t, x, _ = data.sample(series, torch.linspace(0, 1, 501)[:-1].expand(2, -1))
     for b, s in enumerate(series.tolist()):
         rows = (t[b] * 49).round().long()
         assert set(rows.tolist()) == set(observed[s].nonzero().flatten().tolist())
@@ -267,7 +267,7 @@ def test_observations_draws_only_what_was_observed():
 )
 def test_bad_observations_are_refused(values, observed, duration, error):
     with pytest.raises(error):
-        Observations(values, observed, duration=duration)
+        Observations(values, observed=observed, duration=duration)
 
 
 @pytest.mark.parametrize("kind", ["ladder", "dense"])

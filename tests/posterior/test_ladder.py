@@ -17,7 +17,7 @@ def make(n, size=3, channels=2, gaps=0.0, seed=0):
     values = torch.randn(size, n, channels, generator=generator, dtype=torch.float64)
     observed = torch.rand(size, n, generator=generator) >= gaps
     observed[:, 0] = True
-    return Observations(values, observed if gaps else None)
+    return Observations(values, observed=observed if gaps else None)
 
 
 def spline(u):
@@ -117,7 +117,7 @@ def test_no_jump_in_value_or_slope_at_half_positions(n, row, gaps, seed):
 def test_every_row_is_reached_and_no_other_series():
     data = make(100, gaps=0.3)
     values = data.values.clone().requires_grad_()
-    again = Observations(values, data.observed)
+    again = Observations(values, observed=data.observed)
     DataPyramid(again).read(torch.tensor([1]), torch.tensor([[0.4]])).value.sum().backward()
     assert (values.grad[1][data.observed[1]] != 0).any(1).all()
     assert (values.grad[0] == 0).all() and (values.grad[1][~data.observed[1]] == 0).all()
@@ -128,7 +128,7 @@ def test_a_long_gap_is_filled_smoothly():
     observed = torch.ones(512, dtype=torch.bool)
     observed[100:400] = False
     t = torch.linspace(0, 1, 5000, dtype=torch.float64).unsqueeze(0)
-    value, slope = DataPyramid(Observations(values, observed)).read(torch.tensor([0]), t)
+    value, slope = DataPyramid(Observations(values, observed=observed)).read(torch.tensor([0]), t)
     assert value.isfinite().all() and slope.isfinite().all()
     share = value[0, :, 2]
     assert share[(t[0] > 0.21) & (t[0] < 0.77)].max() == 0 and share[t[0] < 0.18].min() == 1
@@ -137,7 +137,7 @@ def test_a_long_gap_is_filled_smoothly():
 
 def posterior(data, **kwargs):
     torch.manual_seed(0)
-    model = LadderPosterior(data, latent_size=2, hidden_size=8, **kwargs).double()
+    model = LadderPosterior.of(data, latent_size=2, hidden_size=8, **kwargs).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model
@@ -213,7 +213,7 @@ def test_bad_input_is_refused():
 def test_gaps_and_complete_series_are_read_by_one_model(trained_with_gaps):
     """What a model reads does not depend on whether a mask happens to be all True."""
     complete, gappy = make(64), make(64, gaps=0.4)
-    masked = Observations(complete.values, torch.ones(3, 64, dtype=torch.bool))
+    masked = Observations(complete.values, observed=torch.ones(3, 64, dtype=torch.bool))
     model = posterior(gappy if trained_with_gaps else complete)
     series, t = torch.arange(3), torch.rand(3, 5, dtype=torch.float64)
     assert all(part.isfinite().all() for part in model(model.prepare(gappy), series, t))

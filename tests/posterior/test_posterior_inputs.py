@@ -32,7 +32,7 @@ def make(kind="ladder", data=None, latent=3):
     torch.manual_seed(0)
     data = Observations(VALUES.astype(np.float32)) if data is None else data
     if kind == "ladder":
-        posterior = LadderPosterior(data, latent, 8)
+        posterior = LadderPosterior.of(data, latent, 8)
     else:
         posterior = RecurrentPosterior(PosteriorAffine(latent, 8), 2)
     likelihood = LinearGaussianLikelihood(latent, 2, 0.5)
@@ -46,7 +46,7 @@ MASK = np.arange(20) % 3 > 0
 @pytest.mark.parametrize("values", [VALUES, VALUES.tolist(), FRAMES, torch.from_numpy(VALUES)])
 @pytest.mark.parametrize("mask", [MASK, MASK.tolist(), pd.Series(MASK), torch.from_numpy(MASK)])
 def test_observations_of_any_kind(values, mask):
-    data = Observations(values, mask, duration=np.float32(2))
+    data = Observations(values, observed=mask, duration=np.float32(2))
     assert data.values.shape == (4, 20, 2) and data.counts.tolist() == [13] * 4
     assert type(data.duration) is float and not data.complete
 
@@ -81,7 +81,7 @@ def test_numbers_of_numpy_make_a_model_and_a_plan_that_is_saved(tmp_path):
     made = []
     for _ in range(2):
         torch.manual_seed(0)
-        posterior = LadderPosterior(data, three, np.int32(8), levels=np.int64(2))
+        posterior = LadderPosterior.of(data, three, np.int32(8), levels=np.int64(2))
         likelihood = LinearGaussianLikelihood(three, np.int64(2), np.float32(0.5))
         made.append(LatentSDE(PriorSDE(three, np.int64(8)), likelihood, posterior))
     first = fit(made[0], data, plan, tmp_path / "run.pt")
@@ -113,7 +113,7 @@ def test_periods_of_any_kind_keep_their_precision():
 
 LADDER, DATA = make()
 RECURRENT, _ = make("recurrent")
-GAPPY = Observations(VALUES, MASK)
+GAPPY = Observations(VALUES, observed=MASK)
 LATE = Observations(VALUES, duration=3.0)
 T = torch.rand(2, 5)
 REFUSED = {
@@ -135,7 +135,7 @@ REFUSED = {
     "another duration": lambda: LADDER.posterior.prepare(LATE),
     "data that were not prepared": lambda: LADDER.posterior(DATA, [0, 1], T),
     "another ladder's pyramid": lambda: LADDER.posterior(DataPyramid(DATA, 2), [0, 1], T),
-    "more levels than there are": lambda: LadderPosterior(DATA, 3, 8, levels=99),
+    "more levels than there are": lambda: LadderPosterior.of(DATA, 3, 8, levels=99),
     "more levels than there are, pyramid": lambda: DataPyramid(DATA, levels=99),
     "gaps for an encoder without": lambda: RECURRENT.posterior.encode(GAPPY, [0]),
     "fractions for one of two": lambda: DATA.sample([0, 1], torch.rand(1, 3)),
@@ -170,10 +170,10 @@ def test_what_cannot_be_meant_is_refused_in_one_sentence(call):
 
 
 def test_nothing_is_broadcast_to_the_size_of_the_prior():
-    posterior = LadderPosterior(DATA, 3, 8)
+    posterior = LadderPosterior.of(DATA, 3, 8)
     posterior.latent_size = None  # as a posterior of the user's own, which says nothing
     model = LatentSDE(PriorSDE(3, 8), LADDER.likelihood, posterior)
-    model.posterior.net = LadderPosterior(DATA, 1, 8).net
+    model.posterior.net = LadderPosterior.of(DATA, 1, 8).net
     model.likelihood = LinearGaussianLikelihood(1, 2, 0.5)
     with pytest.raises(ValueError, match="latent size 3, the prior's, got 1"):
         model(DATA, model.posterior.prepare(DATA), [0])
@@ -194,7 +194,7 @@ def test_a_file_that_is_no_checkpoint_or_another_models_is_refused(tmp_path):
 MODULES = {
     "prior": (lambda **k: PriorSDE(3, 8, TimeEmbedding([0.5]), **k), 45.15868258848786),
     "likelihood": (lambda **k: LinearGaussianLikelihood(3, 2, 0.3, **k), 4.468467701226473),
-    "ladder": (lambda **k: LadderPosterior(DATA, 3, 8, **k), 38.55189599248115),
+    "ladder": (lambda **k: LadderPosterior.of(DATA, 3, 8, **k), 38.55189599248115),
     "head": (lambda **k: UltimateFractalPosteriorAffine(3, 8, **k), 33.47841657465324),
     "recurrent": (
         lambda **k: RecurrentPosterior(PosteriorAffine(3, 8, **k), 2, gaps=True, **k),

@@ -46,7 +46,7 @@ def constant(values, observed=None):
     model = LatentSDE(
         KnownPrior(lambda z, t: -RATE * z, lambda z, t: G, mean, std), likelihood, Constant()
     )
-    data = Observations(values, observed, duration=T)
+    data = Observations(values, observed=observed, duration=T)
     return model(data, data, range(len(data)), 100_000, torch.Generator().manual_seed(0))
 
 
@@ -72,7 +72,7 @@ def test_the_recurrent_context_is_the_last_state_then_all_and_sees_the_mask():
     torch.manual_seed(0)
     observed = torch.rand(4, 9) > 0.4
     observed[:, 0] = True
-    data = Observations(torch.randn(4, 9, 2), observed)
+    data = Observations(torch.randn(4, 9, 2), observed=observed)
     posterior, seen = RecurrentPosterior(PosteriorAffine(2, 8), 2, gaps=True), []
     posterior.gru.register_forward_hook(lambda gru, args, out: seen.append((args[0], out[0])))
     context = posterior.encode(data, [2, 0])
@@ -84,9 +84,9 @@ def test_the_recurrent_context_is_the_last_state_then_all_and_sees_the_mask():
 
 def test_rows_drawn_are_the_observed_ones_and_so_are_the_counts():
     observed = torch.tensor([[True, False, False], [False, True, True]])
-    data = Observations(torch.arange(6.0).view(2, 3, 1), observed)
+    data = Observations(torch.arange(6.0).view(2, 3, 1), observed=observed)
     assert data.counts.tolist() == [1, 2] and data.values.flatten().tolist() == [0, 0, 0, 0, 4, 5]
-    t, x = data.sample([0, 1], torch.tensor([[0.0, 0.9], [0.0, 0.9]]))
+    t, x, _ = data.sample([0, 1], torch.tensor([[0.0, 0.9], [0.0, 0.9]]))
     assert t.tolist() == [[0, 0], [0.5, 1]] and x.flatten().tolist() == [0, 0, 4, 5]
 
 
@@ -94,7 +94,7 @@ def make():
     torch.manual_seed(0)
     data = Observations(torch.randn(10, 20, 2))
     likelihood = LinearGaussianLikelihood(2, 2, 0.5)
-    return LatentSDE(PriorSDE(2, 8), likelihood, LadderPosterior(data, 2, 8)), data
+    return LatentSDE(PriorSDE(2, 8), likelihood, LadderPosterior.of(data, 2, 8)), data
 
 
 @pytest.fixture

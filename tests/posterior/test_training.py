@@ -27,7 +27,7 @@ def make(kind="ladder", seed=0):
     torch.manual_seed(seed)
     data = Observations(torch.randn(10, 20, 2))
     posterior = (
-        LadderPosterior(data, 2, 8)
+        LadderPosterior.of(data, 2, 8)
         if kind == "ladder"
         else RecurrentPosterior(PosteriorAffine(2, 8), channels=2)
     )
@@ -192,7 +192,7 @@ def test_training_reaches_the_exact_smoother():
     likelihood.requires_grad_(False)
     data = Observations(sample.observed.float(), duration=duration)
     torch.manual_seed(0)
-    model = LatentSDE(prior, likelihood, LadderPosterior(data, 1, 64))
+    model = LatentSDE(prior, likelihood, LadderPosterior.of(data, 1, 64))
     exact = -log_likelihood.mean().item()
     before = evaluate(model, data, draws=8, num_times=8)
     fit(

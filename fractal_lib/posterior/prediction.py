@@ -1,0 +1,218 @@
+"""What a trained model says: paths of prior and posterior, predictions, filter and forecast."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fractal_lib.checks import as_int, as_positive
+from fractal_lib.posterior.base import Posterior, as_times
+from fractal_lib.posterior.marginals import Marginals
+from fractal_lib.posterior.observations import Observations, as_observations
+
+__all__ = ["Forecast", "Predictor"]
+
+
+class Forecast(NamedTuple):
+    """Paths that may follow.
+
+    Attributes:
+        times: (steps + 1,) float64, since the start, in the unit of the data's duration.
+        latent: (B, M, steps + 1, Z), M paths of each series.
+        values: (B, M, steps + 1, X), observations of them, noise included.
+    """
+
+    times: Tensor
+    latent: Tensor
+    values: Tensor
+
+
+class Predictor(nn.Module):
+    """Prior, likelihood and posterior, and whatever is asked of them after training.
+
+    Args:
+        prior, likelihood, posterior: as in `LatentSDE`.
+
+    Raises:
+        ValueError: for parts whose ``latent_size`` differs, where they have one.
+    """
+
+    prior: Any  # a module, perhaps the user's own
+    likelihood: Any
+    posterior: Posterior
+
+    def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: Posterior):
+        super().__init__()
+        self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
+        parts = {"prior": prior, "likelihood": likelihood, "posterior": posterior}
+        sizes = {name: getattr(part, "latent_size", None) for name, part in parts.items()}
+        if len({size for size in sizes.values() if size is not None}) > 1:
+            got = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise ValueError(f"expected parts of one latent_size, got {got}")
+
+    def posterior_drift(
+        self, q: Marginals, eps: Tensor, t: Tensor, duration: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The posterior's drift f at z = mean + std eps; g^2; z: (B, Q, Z) each."""
+        z = q.mean + q.std * eps
+        g2, gradient, *_ = torch.func.vjp(lambda z: self.prior.diffusion(z, t) ** 2, z)
+        # g_i depends on z_i alone: this is the derivative of each by its own
+        (dg2,) = gradient(torch.ones_like(z))
+        along = (q.mean_dt + q.std_dt * eps) / duration
+        return along - g2 * eps / (2 * q.std) + dg2 / 2, g2, z
+
+    @torch.no_grad()
+    def sample_prior(
+        self,
+        samples: int,
+        steps: int,
+        duration: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Paths of the prior by Euler-Maruyama: (samples, steps + 1, Z), at even times from 0 to
+        ``duration``.
+
+        Raises:
+            TypeError, ValueError: for numbers that are not positive, or sizes that are not whole.
+
+        Complexity: O(samples steps) calls of the prior, ``steps`` of them one after another.
+        """
+        samples, steps = as_int(samples, "samples", least=1), as_int(steps, "steps", least=1)
+        duration = as_positive(duration, "duration")
+        mean, std = self.prior.initial()
+        z = mean + std * _normal((samples, len(mean)), mean, generator)
+        return self._simulate(z, 0.0, duration, duration, steps, generator)
+
+    @torch.no_grad()
+    def sample_posterior(
+        self,
+        data: Observations,
+        series: Any,
+        steps: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Paths of the posterior SDE by Euler-Maruyama: (B, steps + 1, Z), one for each series
+        (B,).
+
+        At every t its values are distributed as N(mean(t), std(t)^2), up to the step; the path
+        tells how they are correlated. Choose the step well below the posterior's correlation time,
+        min std^2 / g^2.
+
+        Raises:
+            TypeError, ValueError: for data, series or steps that do not fit.
+
+        Complexity: that of the posterior at ``steps + 1`` times, and ``steps`` calls of the prior.
+        """
+        series = as_observations(data).series_index(series)
+        steps = as_int(steps, "steps", least=1)
+        prepared = self.posterior.prepare(data)
+        t = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=data.values.device)
+        t = t.repeat(len(series), 1)
+        q, tau = self.posterior(prepared, series, t), data.duration / steps
+        z = q.mean[:, 0] + q.std[:, 0] * _normal(q.mean[:, 0].shape, q.mean, generator)
+        path = [z]
+        for step in range(steps):
+            now = Marginals(*(part[:, step : step + 1] for part in q))
+            eps = (z.unsqueeze(1) - now.mean) / now.std
+            f, g2, _ = self.posterior_drift(now, eps, t[:, step : step + 1], data.duration)
+            noise = _normal(z.shape, z, generator)
+            z = z + f.squeeze(1) * tau + (g2.squeeze(1) * tau).sqrt() * noise
+            path.append(z)
+        return torch.stack(path, 1)
+
+    @torch.no_grad()
+    def predict(self, data: Observations, series: Any, t: Any) -> tuple[Tensor, Tensor]:
+        """Mean and std of an observation at t (B, Q) of series (B,), given the data: (B, Q, X).
+
+        Raises:
+            TypeError, ValueError: for data, series or times that do not fit.
+
+        Complexity: that of preparing the data, and of the posterior at B Q times.
+        """
+        series = as_observations(data).series_index(series)
+        q = self.posterior(self.posterior.prepare(data), series, as_times(t, series))
+        return self.likelihood.predict(q.mean, q.std)
+
+    @torch.no_grad()
+    def filter(self, data: Observations, series: Any, t: Any) -> tuple[Tensor, Tensor]:
+        """As `predict`, given what was observed up to each t alone.
+
+        Raises:
+            ValueError: for a posterior that reads what comes after t as well.
+
+        Complexity: as `predict`.
+        """
+        if not getattr(self.posterior, "causal", False):
+            raise ValueError(
+                "filter needs a posterior that reads the past alone: "
+                f"LadderPosterior(..., causal=True), got {type(self.posterior).__name__}"
+            )
+        return self.predict(data, series, t)
+
+    @torch.no_grad()
+    def forecast(
+        self,
+        data: Observations,
+        series: Any,
+        horizon: float,
+        samples: int = 100,
+        *,
+        steps: int = 100,
+        start: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Forecast:
+        """What may follow: paths of the prior from where the posterior is at ``start``.
+
+        Args:
+            data: `Observations`; what they hold after ``start`` is not read.
+            series: (B,) whole numbers, which of them.
+            horizon: how far, in the unit of the data's duration.
+            samples: M, paths a series.
+            steps: of Euler-Maruyama.
+            start: where it begins, in [0, 1] of the duration; default its end.
+            generator: of the random numbers.
+
+        Raises:
+            TypeError, ValueError: for data, series or numbers that do not fit, or if a series has
+                no observation up to ``start``.
+
+        Complexity: that of the posterior at B times, and ``steps`` calls of prior and likelihood.
+        """
+        index = as_observations(data).series_index(series)
+        horizon, samples = as_positive(horizon, "horizon"), as_int(samples, "samples", least=1)
+        steps, start = as_int(steps, "steps", least=1), float(start)
+        if not 0 <= start <= 1:
+            raise ValueError(f"expected start from 0 to 1 of the duration, got {start}")
+        some = data[index]
+        some = some.hide(some.times > start * data.duration * (1 + 1e-12)) if start < 1 else some
+        every = torch.arange(len(some), device=index.device)
+        t = torch.full((len(some), 1), start, dtype=torch.float64, device=index.device)
+        q = self.posterior(self.posterior.prepare(some), every, t)
+        mean, std = (part.expand(-1, samples, -1) for part in (q.mean, q.std))  # (B, M, Z)
+        z = mean + std * _normal(mean.shape, mean, generator)
+        times = torch.linspace(0, horizon, steps + 1, dtype=torch.float64)
+        latent = self._simulate(z, start, horizon, data.duration, steps, generator)
+        return Forecast(times, latent, self.likelihood.sample(latent, generator))
+
+    def _simulate(
+        self,
+        z: Tensor,
+        start: float,
+        horizon: float,
+        duration: float,
+        steps: int,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Paths of the prior (..., steps + 1, Z) from z (..., Z), by Euler-Maruyama."""
+        path, tau = [z], horizon / steps
+        for step in range(steps):
+            now = start + step * tau / duration
+            t = torch.full(z.shape[:-1], now, device=z.device, dtype=torch.float64)
+            noise = _normal(z.shape, z, generator)
+            z = z + self.prior.drift(z, t) * tau + self.prior.diffusion(z, t) * noise * tau**0.5
+            path.append(z)
+        return torch.stack(path, -2)
+
+
+def _normal(shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
