@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from fractal_lib.attention.base import no_autocast, position
-from fractal_lib.attention.pyramid import Pyramid
-from fractal_lib.attention.tree import Tree, all_levels, strides
+from fractal_lib.attention.tree import all_levels
 from fractal_lib.checks import as_int
-from fractal_lib.curves.splines import bspline_weights, stencil
+from fractal_lib.curves.splines import bspline_weights
 from fractal_lib.posterior.base import as_times
+from fractal_lib.posterior.bridge import WIDTHS, Bridge
 from fractal_lib.posterior.observations import Observations, as_observations
+from fractal_lib.posterior.packed import PackedPyramids
 
-__all__ = ["DataPyramid", "Features", "levels_of"]
+__all__ = ["DataPyramid", "Features", "features_of", "levels_of"]
 
 FILL = 0.05  # how much a missing row counts, with the value of the level above
 
@@ -33,6 +34,17 @@ def levels_of(n: int, levels: int | None) -> int:
     return has if levels is None else as_int(levels, "levels", least=1, most=has)
 
 
+def features_of(channels: int, levels: int, gaps: bool, bridge: bool, groups: int = 1) -> int:
+    """How many numbers are read at t: value and slope of each channel and level; with ``gaps`` the
+    fraction observed of each level and group of channels; with ``bridge`` what `Bridge` reads.
+
+    >>> features_of(channels=3, levels=6, gaps=True, bridge=False)
+    42
+    """
+    features = levels * (2 * channels + groups * gaps)
+    return features + bridge * (channels * (1 + 2 * levels) + groups * len(WIDTHS))
+
+
 class DataPyramid:
     """The pyramid of a data set, built once, and what is read from it.
 
@@ -43,11 +55,13 @@ class DataPyramid:
             mask or times of its own.
         n: bins of level 0, for times of their own; default the rows of ``data``.
         causal: whether nothing after t is read.
+        per_channel: whether each channel is read as a series of its own; default whether single
+            channels are missing.
+        bridge: whether the nearest observations on both sides are read too, see `Bridge`.
 
     Attributes:
         data: what it was made from.
-        out_features: F, numbers in a feature vector: 2 X a level, with ``gaps`` 2 X + 1 (and as
-            many for each channel, where single channels are missing).
+        out_features: F, numbers in a feature vector, see `features_of`.
 
     Raises:
         TypeError: for data that are not `Observations`. ValueError: for more levels than n has, or
@@ -65,24 +79,26 @@ class DataPyramid:
         *,
         n: int | None = None,
         causal: bool = False,
+        bridge: bool = False,
+        per_channel: bool | None = None,
     ):
         n = as_observations(data).n if n is None else as_int(n, "n", least=1)
         if data.t is None and n != data.n:
             raise ValueError(f"expected n = {data.n}, the rows of an even grid, got {n}")
+        if bridge and causal:
+            raise ValueError("expected causal or bridge: the far side of a bridge is not past")
         levels = levels_of(n, levels)
         known = data.observed is not None or data.t is not None
         self.data, self.causal = data, bool(causal)
         self.gaps = known if gaps is None else bool(gaps)
-        values, observed, times = _alike(data)
-        bins = None if times is None else n
-        pyramid = Pyramid(values, observed, times, bins=bins, levels=levels)
-        self.tree = Tree(n, levels)  # as if complete: what is missing is the difference
-        self.values = pyramid.values.flatten(0, 1)  # (S G P, X / G)
-        counts = pyramid.tree.counts
-        counts = None if counts is None else counts.expand(len(values), -1)
-        self.counts = None if counts is None else counts.flatten()  # (S G P,)
-        self.packed, self.groups = pyramid.values.shape[1], len(values) // len(data)
-        self.out_features = levels * (2 * data.channels + self.groups * self.gaps)
+        masked = data.observed is not None and data.observed.dim() == 3
+        if masked and per_channel is False:
+            raise ValueError("single channels are missing: expected per_channel=True, got False")
+        self.groups = data.channels if masked or per_channel else 1
+        values, observed, times = _alike(data, self.groups)
+        self.pyramids = PackedPyramids(values, observed, times, n, levels)
+        self.bridge = Bridge(values, observed, times, self.pyramids) if bridge else None
+        self.out_features = features_of(data.channels, levels, self.gaps, bridge, self.groups)
 
     def read(self, series: Any, t: Any) -> Features:
         """Value and slope of every level at t (B, Q) of series (B,), and the fraction observed.
@@ -93,7 +109,7 @@ class DataPyramid:
         """
         series = self.data.series_index(series)
         t, groups = as_times(t, series), self.groups
-        if groups > 1:  # each channel is a series of its own
+        if groups > 1:
             series = (series.unsqueeze(1) * groups + _count(groups, series)).flatten()
             t = t.repeat_interleave(groups, 0)
         features = self._read(series, t)
@@ -103,41 +119,36 @@ class DataPyramid:
         return features
 
     def _read(self, series: Tensor, t: Tensor) -> Features:
-        levels = self.tree.levels
-        stride = strides(levels, t.device)  # (L,)
-        # (B, Q, L, 4), (B, Q, L)
-        node, fraction = stencil(self._places(position(t, self.tree.n), stride), stride)
+        pyramids, n = self.pyramids, self.pyramids.tree.n
+        x, stride = position(t, n), pyramids.stride.unsqueeze(-1)  # (L, 1)
+        nodes = pyramids.around(series, self._places(x))
         # (B, Q, L, 3, 4)
-        weight = torch.stack([bspline_weights(fraction, n) for n in (0, 1, 2)], -2)
-        level = _count(levels, t).unsqueeze(-1).expand(-1, 4).flatten()
-        index, full = self.tree.lookup(level, node.flatten(-2))  # (B, Q, 4 L)
-        index = index + (series * self.packed)[:, None, None]
-        full, stride_of = full.unflatten(-1, (levels, 4)), stride.unsqueeze(-1)
-        dtype = self.values.dtype
-        values = self.values[index].unflatten(-2, (levels, 4))  # (B, Q, L, 4, X)
-        with no_autocast(values.device):
-            if self.counts is None and not self.causal:
-                inside = (full / stride_of).unsqueeze(-2)  # fraction of a node inside
-                value, (slope, second) = _ratio((weight * inside).to(dtype), values)
+        weight = torch.stack([bspline_weights(nodes.fraction, k) for k in (0, 1, 2)], -2)
+        dtype = nodes.values.dtype
+        with no_autocast(x.device):
+            if pyramids.counts is None and not self.causal:
+                inside = (nodes.full / stride).unsqueeze(-2)  # fraction of a node inside
+                value, (slope, second) = _ratio((weight * inside).to(dtype), nodes.values)
                 one = torch.ones_like(value[..., :1])
                 parts = [value, slope, one], [slope, second, 0 * one]
             else:
-                there = full if self.counts is None else self.counts[index].view_as(full)
-                there = there * (full > 0)  # the nearest node stands in for one outside
-                lacking = (stride_of if self.causal else full) - there
+                lacking = (stride if self.causal else nodes.full) - nodes.there
                 there, lacking = (
-                    (weight * (part / stride_of).unsqueeze(-2)).to(dtype)
-                    for part in (there, lacking.clamp(min=0))
+                    (weight * (part / stride).unsqueeze(-2)).to(dtype)
+                    for part in (nodes.there, lacking.clamp(min=0))
                 )
-                parts = _filled(there, lacking, values, self.causal)
-        per_t = ((self.tree.n - 1) / stride).to(dtype).unsqueeze(-1)  # from a node's width to t
-        # (B, Q, L, 2 X [+ 1])
-        value, slope = (torch.cat(part if self.gaps else part[:2], -1) for part in parts)
-        return Features(value.flatten(-2), (slope * per_t).flatten(-2))
+                parts = _filled(there, lacking, nodes.values, self.causal)
+            # (B, Q, L, 2 X [+ 1])
+            value, slope = (torch.cat(part if self.gaps else part[:2], -1) for part in parts)
+            value, slope = value.flatten(-2), (slope / stride).flatten(-2).to(dtype)
+            if self.bridge is not None:
+                more, more_dx = self.bridge.read(series, x)
+                value, slope = torch.cat([value, more], -1), torch.cat([slope, more_dx], -1)
+        return Features(value, slope * (n - 1))  # from rows to t
 
-    def _places(self, x: Tensor, stride: Tensor) -> Tensor:
+    def _places(self, x: Tensor) -> Tensor:
         """What each level is read at, (B, Q, L), for positions x (B, Q)."""
-        x = x.unsqueeze(-1)
+        x, stride = x.unsqueeze(-1), self.pyramids.stride
         if not self.causal:
             return x + (1 - stride) / 2.0  # node j of level k is centred at (j + 1/2) 2^k - 1/2
         # The last of four nodes, floor(u) + 2, must end at or before x: its last row is (floor(u) +
@@ -149,13 +160,17 @@ def _count(size: int, like: Tensor) -> Tensor:
     return torch.arange(size, device=like.device)
 
 
-def _alike(data: Observations) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Values, mask and times for one pyramid; channels with masks of their own become series."""
-    if data.observed is None or data.observed.dim() == 2:
+def _alike(data: Observations, groups: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Values, mask and times for pyramids; with as many groups as channels each is a series."""
+    if groups == 1:
         return data.values, data.observed, data.t
-    channels = data.channels
-    values, observed = (part.transpose(1, 2).flatten(0, 1) for part in (data.values, data.observed))
-    times = None if data.t is None else data.t.repeat_interleave(channels, 0)
+    values, observed, times = data.values, data.observed, data.t
+    if observed is not None and observed.dim() == 2:
+        observed = observed.unsqueeze(-1).expand_as(values)
+    values, observed = (
+        None if part is None else part.transpose(1, 2).flatten(0, 1) for part in (values, observed)
+    )
+    times = None if times is None else times.repeat_interleave(groups, 0)
     return values.unsqueeze(-1), observed, times
 
 

@@ -8,7 +8,7 @@ import torch
 
 from fractal_lib.checks import as_int, as_positive
 from fractal_lib.posterior.base import Posterior, TimeEmbedding, as_times
-from fractal_lib.posterior.features import DataPyramid, levels_of
+from fractal_lib.posterior.features import DataPyramid, features_of, levels_of
 from fractal_lib.posterior.heads import affine_net
 from fractal_lib.posterior.marginals import Marginals, push_forward
 from fractal_lib.posterior.observations import Observations, as_observations
@@ -37,6 +37,9 @@ class LadderPosterior(Posterior):
         gaps: whether the network reads the fraction observed at each level. It is fixed here: a
             complete series then reads as observed throughout.
         causal: whether it reads the past of t alone, for `LatentSDE.filter`.
+        bridge: whether it reads the nearest observations on both sides too, see `Bridge`; default
+            unless it is causal.
+        per_channel: whether single channels may be missing; each is then read by itself.
         init_logstd: log std before training.
         device, dtype: of the parameters.
 
@@ -67,6 +70,8 @@ class LadderPosterior(Posterior):
         time_embedding: TimeEmbedding | None = None,
         gaps: bool = False,
         causal: bool = False,
+        bridge: bool | None = None,
+        per_channel: bool = False,
         init_logstd: float = -0.5,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -80,7 +85,10 @@ class LadderPosterior(Posterior):
         self.gaps, self.causal = bool(gaps), bool(causal)
         self.time_embedding = time_embedding or TimeEmbedding(device=device)
         self.init_logstd = float(init_logstd)
-        self.in_features = self.levels * (2 * self.channels + self.gaps)
+        self.bridge = not causal if bridge is None else bool(bridge)
+        self.per_channel = bool(per_channel)
+        groups = self.channels if self.per_channel else 1
+        self.in_features = features_of(self.channels, self.levels, self.gaps, self.bridge, groups)
         inputs = self.in_features + self.time_embedding.out_features
         sizes = inputs, self.hidden_size, self.latent_size
         self.net = affine_net(*sizes, init_logstd, device=device, dtype=dtype)
@@ -95,9 +103,11 @@ class LadderPosterior(Posterior):
         >>> LadderPosterior.of(Observations(torch.randn(5, 41, 2), duration=3.0), 3, 16).duration
         3.0
         """
-        sizes = {"channels": as_observations(data).channels, "n": data.n}
-        known = {"duration": data.duration, "gaps": data.observed is not None}
-        return cls(latent_size, hidden_size, **(sizes | known | settings))
+        observed = as_observations(data).observed
+        known = {"channels": data.channels, "n": data.n, "duration": data.duration}
+        known["gaps"] = observed is not None or data.t is not None
+        known["per_channel"] = observed is not None and observed.dim() == 3
+        return cls(latent_size, hidden_size, **(known | settings))
 
     def reset_parameters(self) -> None:
         """All parameters as drawn anew."""
@@ -107,7 +117,8 @@ class LadderPosterior(Posterior):
         """What it reads, and sizes."""
         return (
             f"n={self.n}, channels={self.channels}, levels={self.levels}, gaps={self.gaps}, "
-            f"causal={self.causal}, latent_size={self.latent_size}, hidden_size={self.hidden_size}"
+            f"causal={self.causal}, bridge={self.bridge}, per_channel={self.per_channel}, "
+            f"latent_size={self.latent_size}, hidden_size={self.hidden_size}"
         )
 
     def prepare(self, data: Observations) -> DataPyramid:
@@ -123,7 +134,15 @@ class LadderPosterior(Posterior):
                     f"this posterior reads series of {name} = {getattr(self, name)}, the data have "
                     f"{name} = {getattr(data, name)}"
                 )
-        return DataPyramid(data, self.levels, self.gaps, n=self.n, causal=self.causal)
+        return DataPyramid(
+            data,
+            self.levels,
+            self.gaps,
+            n=self.n,
+            causal=self.causal,
+            bridge=self.bridge,
+            per_channel=self.per_channel,
+        )
 
     def forward(self, prepared: DataPyramid, series: Any, t: Any) -> Marginals:
         """Mean and std, and their derivatives, at t (B, Q) of series (B,)."""

@@ -95,7 +95,7 @@ def shares(times: Any, rows: Tensor | None, values: Tensor, duration: float) -> 
 def in_order(values: Tensor, observed: Tensor | None, rows: Tensor | None, t: Tensor):
     """Everything in order of time, missing rows last."""
     late = t if rows is None else torch.where(rows, t, 2)
-    order = late.argsort(1, stable=True)
+    order = late.argsort(dim=1, stable=True)
     if rows is not None:  # columns that are missing everywhere are dropped
         order = order[:, : int(rows.sum(1).max())]
         rows = rows.gather(1, order)
