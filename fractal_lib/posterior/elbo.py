@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from fractal_lib.checks import as_int
 from fractal_lib.posterior.base import Posterior
 from fractal_lib.posterior.marginals import Marginals
-from fractal_lib.posterior.observations import Observations, as_observations
+from fractal_lib.posterior.observations import Drawn, Observations, as_observations
 from fractal_lib.posterior.prediction import Predictor
+from fractal_lib.posterior.tables import any_channel
 
 __all__ = ["ElboTerms", "LatentSDE"]
 
@@ -98,7 +99,9 @@ class LatentSDE(Predictor):
         Args:
             data: `Observations`.
             prepared: ``posterior.prepare(data)``, of the same ``data``, or of ``data.hide(...)``:
-                the posterior then reads less than the likelihood counts.
+                the posterior then reads less than the likelihood counts. A hidden observation
+                counts by the log density that the posterior predicts for it, a proper score, and
+                the sum is then at most the negative ELBO.
             series: (B,) whole numbers, which of them.
             num_times: Q, times drawn for the drift and observations drawn for the likelihood, a
                 series.
@@ -128,16 +131,32 @@ class LatentSDE(Predictor):
         noise = torch.randn(q.mean.shape, generator=generator, device=device, dtype=q.mean.dtype)
         first, middle, last = slice(0, 1), slice(1, 1 + num_times), slice(1 + num_times, None)
         kl_initial = self._kl(q.mean[:, first], q.std[:, first])  # first: it compares the sizes
-        z = q.mean[:, last] + q.std[:, last] * noise[:, last]
-        channels = () if row.observed is None else (row.observed,)
-        log_prob = self.likelihood.log_prob(row.values.to(z), z, *channels).mean(1)  # (B,)
+        reconstructed = Marginals(*(part[:, last] for part in q))
+        seen = getattr(prepared, "data", prepared)
+        log_prob = self._log_prob(reconstructed, row, noise[:, last], seen, series).mean(1)  # (B,)
         within = Marginals(*(part[:, middle] for part in q))
         mismatch = self._mismatch(within, noise[:, middle], at_drift, data.duration).mean(1)
         return ElboTerms(
             kl_initial,
             data.duration * mismatch,
-            -(data.counts[series].to(z) if self.scaled else 1) * log_prob,
+            -(data.counts[series].to(log_prob) if self.scaled else 1) * log_prob,
         )
+
+    def _log_prob(
+        self, q: Marginals, row: Drawn, noise: Tensor, seen: Observations, series: Tensor
+    ) -> Tensor:
+        """Of observations (B, Q), where z ~ q; of those that the posterior did not see, the log
+        density of what it predicts.
+        """
+        z = q.mean + q.std * noise
+        x, channels = row.values.to(z), () if row.observed is None else (row.observed,)
+        log_prob = self.likelihood.log_prob(x, z, *channels)
+        if seen.whole is seen or not hasattr(self.likelihood, "log_predictive"):
+            return log_prob
+        there = any_channel(seen.observed)
+        assert there is not None  # some rows are hidden
+        predictive = self.likelihood.log_predictive(x, q.mean, q.std, *channels)
+        return torch.where(there[series.unsqueeze(1), row.row], log_prob, predictive)
 
     def _kl(self, mean: Tensor, std: Tensor) -> Tensor:
         """KL(q(z_0) || p(z_0)), (B,)."""

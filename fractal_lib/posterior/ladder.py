@@ -5,6 +5,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from fractal_lib.checks import as_int, as_positive
 from fractal_lib.posterior.base import Posterior, TimeEmbedding, as_times
@@ -23,8 +24,8 @@ class LadderPosterior(Posterior):
     encodes nothing.
 
     The value and the slope of the data at every scale around t, `DataPyramid.read`, go through the
-    network of `PosteriorAffine`. There is no recurrence and no header. (m, s) is continuous in t,
-    and its derivative is exact.
+    network of `PosteriorAffine`, and the mean has a linear part beside it. There is no recurrence
+    and no header. (m, s) is continuous in t, and its derivative is exact.
 
     Args:
         latent_size: Z.
@@ -92,6 +93,11 @@ class LadderPosterior(Posterior):
         inputs = self.in_features + self.time_embedding.out_features
         sizes = inputs, self.hidden_size, self.latent_size
         self.net = affine_net(*sizes, init_logstd, device=device, dtype=dtype)
+        # what is read is nearly an answer: the network mends it
+        self.skip = nn.Linear(
+            self.in_features, self.latent_size, bias=False, device=device, dtype=dtype
+        )
+        self._start()
 
     @classmethod
     def of(cls, data: Observations, latent_size: int, hidden_size: int, **settings: Any):
@@ -112,6 +118,10 @@ class LadderPosterior(Posterior):
     def reset_parameters(self) -> None:
         """All parameters as drawn anew."""
         self.net.reset_parameters()
+        self._start()
+
+    def _start(self) -> None:
+        nn.init.normal_(self.skip.weight, std=0.1 / self.in_features**0.5)
 
     def extra_repr(self) -> str:
         """What it reads, and sizes."""
@@ -159,4 +169,8 @@ class LadderPosterior(Posterior):
             value, slope = (part.to(dtype) for part in prepared.read(series, t))
             time, time_dt = self.time_embedding(t, dtype)
         inputs, inputs_dt = torch.cat([value, time], -1), torch.cat([slope, time_dt], -1)
-        return Marginals.of(*push_forward(self.net, inputs, inputs_dt))
+        (mean, log_std), (mean_dt, log_std_dt) = (
+            part.chunk(2, dim=-1) for part in push_forward(self.net, inputs, inputs_dt)
+        )
+        std = log_std.exp()
+        return Marginals(mean + self.skip(value), std, mean_dt + self.skip(slope), std * log_std_dt)

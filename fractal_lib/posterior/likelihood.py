@@ -81,10 +81,14 @@ class LinearGaussianLikelihood(nn.Module):
                 f"{tuple(x.shape)} and {tuple(z.shape)}"
             )
         normal = torch.distributions.Normal(self.net(z), self.log_noise.exp(), validate_args=False)
-        if observed is None:
-            return normal.log_prob(x).sum(-1)
-        observed = as_mask(observed, device=x.device)
-        return torch.where(observed, normal.log_prob(torch.where(observed, x, 0)), 0).sum(-1)
+        return _of_observed(normal, x, observed)
+
+    def log_predictive(
+        self, x: Tensor, mean: Tensor, std: Tensor, observed: Tensor | None = None
+    ) -> Tensor:
+        """log density (...,) of observations x (..., X) where z ~ N(mean, std^2), (..., Z) both."""
+        normal = torch.distributions.Normal(*self.predict(mean, std), validate_args=False)
+        return _of_observed(normal, x, observed)
 
     def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Observations (..., X) of z (..., Z), noise included."""
@@ -98,3 +102,11 @@ class LinearGaussianLikelihood(nn.Module):
         """
         variance = (std**2) @ (self.net.weight**2).mT + (2 * self.log_noise).exp()
         return self.net(mean), variance.sqrt()
+
+
+def _of_observed(normal: torch.distributions.Normal, x: Tensor, observed: Any) -> Tensor:
+    """Log density of the channels that were observed, (...,)."""
+    if observed is None:
+        return normal.log_prob(x).sum(-1)
+    observed = as_mask(observed, device=x.device)
+    return torch.where(observed, normal.log_prob(torch.where(observed, x, 0)), 0).sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from typing import Any, NamedTuple
 
@@ -19,11 +20,13 @@ class Drawn(NamedTuple):
 
     Attributes:
         t: (B, Q) float64 in [0, 1], when they were observed.
+        row: (B, Q) int64, which rows of ``values`` they are.
         values: (B, Q, X).
         observed: (B, Q, X) bool, which of their channels, or None for all.
     """
 
     t: Tensor
+    row: Tensor
     values: Tensor
     observed: Tensor | None
 
@@ -51,7 +54,6 @@ class Observations:
         counts: (S,) int64, the number of rows of each series with anything observed.
         n, channels, duration: N, X and T.
         complete: whether nothing is missing.
-        whole: the observations of which some are hidden here (see `hide`); else these themselves.
 
     Raises:
         TypeError: for values or times that are not floating point, a mask that is not bool, or a
@@ -99,14 +101,8 @@ class Observations:
         )
         self.values, self.observed, self.n = values, observed, values.shape[1]
         self.complete = observed is None or bool(observed.all())
-        self.whole = self
-        if rows is None:
-            self.counts = torch.full((len(self),), self.n, device=values.device)
-            self._rows = None
-        else:
-            self.counts = rows.sum(1)
-            self._rows = rows.nonzero()[:, 1]  # once, here: steps draw from it
-        self._starts = self.counts.cumsum(0) - self.counts
+        self._whole: Observations | None = None
+        self._count(rows)
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -118,6 +114,16 @@ class Observations:
             f"Observations(series={len(self)}, n={self.n}, channels={self.channels}, "
             f"duration={self.duration:g}, {own}{rows}, {self.values.dtype})"
         )
+
+    def _count(self, rows: Tensor | None) -> None:
+        """How many rows of each series there are to draw from, and which: once, not at a step."""
+        if rows is None:
+            self.counts = torch.full((len(self),), self.n, device=self.values.device)
+            self._rows = None
+        else:
+            self.counts = rows.sum(1)
+            self._rows = rows.nonzero()[:, 1]
+        self._starts = self.counts.cumsum(0) - self.counts
 
     def __getitem__(self, series: Any) -> Observations:
         """Some of the series, as observations of their own: a slice, or whole numbers; one is kept
@@ -134,6 +140,17 @@ class Observations:
     def _tables(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """What makes these observations again, with their duration."""
         return self.values, None if self.t is None else self.times, self.observed
+
+    @property
+    def rows(self) -> Tensor:
+        """(S, N) bool, where anything was observed."""
+        rows = any_channel(self.observed)
+        return self.values.new_ones(len(self), self.n, dtype=torch.bool) if rows is None else rows
+
+    @property
+    def whole(self) -> Observations:
+        """The observations of which some are hidden here, see `hide`; else these themselves."""
+        return self if self._whole is None else self._whole
 
     @property
     def times(self) -> Tensor:
@@ -189,7 +206,7 @@ class Observations:
         channels = None
         if self.observed is not None and self.observed.dim() == 3:
             channels = self.observed[series, row]
-        return Drawn(t, self.values[series, row], channels)
+        return Drawn(t, row, self.values[series, row], channels)
 
     def hide(self, hidden: Any) -> Observations:
         """The same without some rows, for a posterior to read, while the loss keeps the whole.
@@ -217,9 +234,13 @@ class Observations:
         seen = ~hidden.expand(self.values.shape[:2])
         if self.observed is not None:
             seen = self.observed & (seen.unsqueeze(-1) if self.observed.dim() == 3 else seen)
-        values, times, _ = self._tables
-        view = Observations(values, times, seen, self.duration)
-        view.whole = self.whole
+        rows = any_channel(seen)
+        require(lambda: rows.any(1).all(), "a series has no observed row left")
+        view = copy.copy(self)  # rows keep their places
+        there = seen if seen.dim() == 3 else seen.unsqueeze(-1)
+        view.values, view.observed = torch.where(there, self.values, 0), seen
+        view.complete, view._whole = bool(seen.all()), self.whole
+        view._count(rows)
         return view
 
     def to(self, *args, **kwargs) -> Observations:

@@ -242,7 +242,7 @@ def test_observations_draws_only_what_was_observed():
     values = torch.arange(200.0).view(4, 50, 1)
     data = Observations(values, observed=observed)
     series = torch.tensor([3, 0])
-    t, x, _ = data.sample(series, torch.linspace(0, 1, 501)[:-1].expand(2, -1))
+    t, _, x, _ = data.sample(series, torch.linspace(0, 1, 501)[:-1].expand(2, -1))
     for b, s in enumerate(series.tolist()):
         rows = (t[b] * 49).round().long()
         assert set(rows.tolist()) == set(observed[s].nonzero().flatten().tolist())

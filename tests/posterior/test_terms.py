@@ -86,7 +86,7 @@ def test_rows_drawn_are_the_observed_ones_and_so_are_the_counts():
     observed = torch.tensor([[True, False, False], [False, True, True]])
     data = Observations(torch.arange(6.0).view(2, 3, 1), observed=observed)
     assert data.counts.tolist() == [1, 2] and data.values.flatten().tolist() == [0, 0, 0, 0, 4, 5]
-    t, x, _ = data.sample([0, 1], torch.tensor([[0.0, 0.9], [0.0, 0.9]]))
+    t, _, x, _ = data.sample([0, 1], torch.tensor([[0.0, 0.9], [0.0, 0.9]]))
     assert t.tolist() == [[0, 0], [0.5, 1]] and x.flatten().tolist() == [0, 0, 4, 5]
 
 
