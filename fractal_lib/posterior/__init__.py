@@ -7,9 +7,11 @@ from fractal_lib.posterior.ladder import DataPyramid, LadderPosterior
 from fractal_lib.posterior.likelihood import LinearGaussianLikelihood
 from fractal_lib.posterior.marginals import Marginals
 from fractal_lib.posterior.observations import Observations
+from fractal_lib.posterior.plan import TrainingPlan
 from fractal_lib.posterior.recurrent import RecurrentPosterior
+from fractal_lib.posterior.saving import load_model, save_model
 from fractal_lib.posterior.sde import KnownPrior, PriorSDE
-from fractal_lib.posterior.training import Diverged, TrainingPlan, evaluate, fit
+from fractal_lib.posterior.training import Diverged, evaluate, fit
 
 __all__ = [
     "DataPyramid",
@@ -30,4 +32,6 @@ __all__ = [
     "UltimateFractalPosteriorAffine",
     "evaluate",
     "fit",
+    "load_model",
+    "save_model",
 ]
