@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fractal_lib.attention.base import ContextAttention, Reads
 from fractal_lib.attention.pyramid import Pyramid
 from fractal_lib.attention.tree import Tree
+from fractal_lib.checks import as_float
 
 __all__ = ["MixtureAttention"]
 
@@ -23,9 +24,10 @@ class MixtureAttention(ContextAttention):
         *attentions: at least one `ContextAttention`. They share one context: those that read pooled
             rows make it a pyramid, in which the others read level 0. First moments
             (``expansion=1``) cannot be shared.
+        logits: where the weights start, a number for each attention; default equal weights.
 
     Attributes:
-        logits: (number of attentions,) float32 parameter, 0 at first: equal weights.
+        logits: (number of attentions,) float32 parameter.
 
     Complexity: the sum of the reads of its parts. Raises: ValueError or TypeError for parts that do
     not fit. Source: chapter ``posterior/combined_head``.
@@ -36,7 +38,7 @@ class MixtureAttention(ContextAttention):
     torch.Size([1, 1, 51])
     """
 
-    def __init__(self, *attentions: ContextAttention):
+    def __init__(self, *attentions: ContextAttention, logits: Any = None):
         super().__init__()
         if not attentions or not all(isinstance(a, ContextAttention) for a in attentions):
             got = [type(a).__name__ for a in attentions]
@@ -45,12 +47,14 @@ class MixtureAttention(ContextAttention):
             raise ValueError("first moments cannot be shared: use expansion=0 in a mixture")
         self.kind = attentions[0].kind if len(attentions) == 1 else "mean"
         self.attentions = nn.ModuleList(attentions)
+        self.start = [0.0] * len(attentions) if logits is None else _checked(logits, attentions)
         self.logits = nn.Parameter(torch.empty(len(attentions)))
         self.reset_parameters()
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Equal weights."""
-        nn.init.zeros_(self.logits)
+        """The weights that it started with; its parts keep theirs."""
+        self.logits.copy_(torch.tensor(self.start))
 
     @property
     def _parts(self) -> list[ContextAttention]:
@@ -73,3 +77,14 @@ class MixtureAttention(ContextAttention):
         share = self.logits.double().softmax(0)
         weights = torch.cat([a * part.weights for a, part in zip(share, parts, strict=True)], -1)
         return Reads(torch.cat([part.indices for part in parts], -1), weights)
+
+
+def _checked(logits: Any, attentions: tuple) -> list[float]:
+    """One finite number for each attention."""
+    numbers = as_float(logits, "logits").detach().cpu()
+    if numbers.shape != (len(attentions),) or not bool(numbers.isfinite().all()):
+        raise ValueError(
+            f"expected logits as {len(attentions)} finite numbers, one for each attention, got "
+            f"{numbers.tolist()}"
+        )
+    return numbers.tolist()

@@ -99,7 +99,7 @@ def _run(parser: Parser, name: str | None, rest: list[str]) -> None:
         machine = describe(device, settings.get("threads", 1), case.packages)
         for payload in case.payloads(**settings):
             record(add_to(old, payload) if old else payload, file, machine)
-    except (ValueError, MemoryError, ImportError, Diverged) as error:
+    except (ValueError, MemoryError, ImportError, OSError, Diverged) as error:
         options.error(str(error))
     if file:
         print(f"written to {file}")
@@ -176,8 +176,15 @@ def _descriptions(case: Case) -> dict[str, str]:
     return described
 
 
-if __name__ == "__main__":
+def script() -> None:
+    """`main`, of which Ctrl-C is a sentence, if there is one, and exit code 130."""
     try:
         main()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        if str(stop):
+            print(f"{PROGRAM}: {stop}", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    script()

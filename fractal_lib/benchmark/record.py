@@ -47,8 +47,14 @@ def record(payload: dict, file: Path | None = None, machine: dict | None = None)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f".{file.name}.part")
-        part.write_text(json.dumps(run, indent=1) + "\n")
-        os.replace(part, file)
+        try:
+            part.write_text(json.dumps(run, indent=1) + "\n")
+            os.replace(part, file)
+        except BaseException as error:
+            part.unlink(missing_ok=True)
+            if not isinstance(error, OSError):
+                raise
+            raise OSError(f"cannot write to {file}: {error.strerror}") from error
     return run
 
 

@@ -10,16 +10,20 @@ from fractal_lib.posterior.ladder import LadderPosterior
 from fractal_lib.posterior.likelihood import LinearGaussianLikelihood
 from fractal_lib.posterior.marginals import Marginals
 from fractal_lib.posterior.observations import Observations
+from fractal_lib.posterior.plan import TrainingPlan
 from fractal_lib.posterior.prediction import Forecast
 from fractal_lib.posterior.recurrent import RecurrentPosterior
+from fractal_lib.posterior.saving import load_model, save_model
 from fractal_lib.posterior.sde import KnownPrior, PriorSDE
-from fractal_lib.posterior.training import Diverged, TrainingPlan, evaluate, fit
+from fractal_lib.posterior.training import Diverged, evaluate, fit
+from fractal_lib.posterior.views import Hiding
 
 __all__ = [
     "DataPyramid",
     "Diverged",
     "ElboTerms",
     "Forecast",
+    "Hiding",
     "KnownPrior",
     "LadderAffine",
     "LadderPosterior",
@@ -36,5 +40,7 @@ __all__ = [
     "UltimateFractalPosteriorAffine",
     "evaluate",
     "fit",
+    "load_model",
     "observations_from_frame",
+    "save_model",
 ]

@@ -57,6 +57,10 @@ class TimeEmbedding(nn.Module):
         angular = [2 * torch.pi * k / p for p in self.periods for k in range(1, self.harmonics + 1)]
         self.rate.copy_(torch.tensor(angular, dtype=torch.float64))
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make it again: what `save_model` keeps."""
+        return {"periods": self.periods, "harmonics": self.harmonics}
+
     def extra_repr(self) -> str:
         """What it reads."""
         return f"periods={self.periods}, harmonics={self.harmonics}"

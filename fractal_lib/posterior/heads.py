@@ -2,6 +2,7 @@
 ``posterior/combined_head``).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -19,6 +20,19 @@ from fractal_lib.posterior.marginals import Marginals, push_forward
 __all__ = ["PosteriorAffine", "UltimateFractalPosteriorAffine"]
 
 Coefficients = tuple[Tensor, Tensor]
+
+LEADING = (4.0, 0.0, 0.0)
+"""Logits of the combined head's patterns at the start: 96 % the ladder."""
+
+NARROW = [math.log(0.717), math.log(0.283)]
+"""Logits of the ladder's first levels that come nearest to `OriginalKernel`: what
+`FractalAttention.fit` finds for many rows. It needs scipy, so they stand here.
+"""
+
+FAR = -7.0
+"""Those of the other levels at the start, of which `fit` makes no use at all: few enough to change
+nothing, enough for training to find them.
+"""
 
 
 class PosteriorAffine(nn.Module):
@@ -71,6 +85,15 @@ class PosteriorAffine(nn.Module):
     def reset_parameters(self) -> None:
         """The network's parameters as drawn anew; the attention keeps its own."""
         self.net.reset_parameters()
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make it again: what `save_model` keeps."""
+        return {
+            "latent_size": self.latent_size,
+            "hidden_size": self.hidden_size,
+            "attention": self.attention,
+            "init_logstd": self.net.init_logstd,
+        }
 
     def extra_repr(self) -> str:
         """Sizes."""
@@ -160,6 +183,10 @@ class UltimateFractalPosteriorAffine(PosteriorAffine):
         latent_size: Z, size of the latent.
         hidden_size: H, size of a row of the context.
         init_logstd: log s before training.
+        narrow: start as the dense head reads: the ladder's shares are those that
+            `FractalAttention.fit` finds for `OriginalKernel`, and the ladder has 96 % of the
+            mixture. False for equal shares of the three, and of the levels: a broad start, from
+            which training takes long to come back.
         device, dtype: of all parameters.
 
     Attributes:
@@ -181,15 +208,40 @@ class UltimateFractalPosteriorAffine(PosteriorAffine):
         hidden_size: int,
         init_logstd: float = -0.5,
         *,
+        narrow: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        attention = MixtureAttention(
-            FractalAttention(), HilbertCurveAttention(), DragonCurveAttention()
-        ).to(device=device, dtype=dtype)
-        super().__init__(
-            latent_size, hidden_size, attention, init_logstd, device=device, dtype=dtype
-        )
+        parts = FractalAttention(), HilbertCurveAttention(), DragonCurveAttention()
+        attention = MixtureAttention(*parts, logits=LEADING if narrow else None)
+        attention = attention.to(device=device, dtype=dtype)
+        sizes = latent_size, hidden_size
+        super().__init__(*sizes, attention, init_logstd, device=device, dtype=dtype)
+        self.narrow = bool(narrow)
+        self._start_levels()
+
+    def reset_parameters(self) -> None:
+        """All parameters as drawn anew, those of the patterns too."""
+        super().reset_parameters()
+        assert isinstance(self.attention, MixtureAttention)
+        self.attention.reset_parameters()
+        for part in self.attention.attentions:
+            part.reset_parameters()  # type: ignore[operator]  # each of the three has it
+        self._start_levels()
+
+    @torch.no_grad()
+    def _start_levels(self) -> None:
+        """The ladder's shares: those of the dense head's kernel, if it starts narrow."""
+        if self.narrow:
+            assert isinstance(self.attention, MixtureAttention)
+            logits = self.attention.attentions[0].level_logits
+            assert isinstance(logits, nn.Parameter)
+            logits.copy_(torch.tensor(NARROW + [FAR] * (len(logits) - len(NARROW))))
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make it again: what `save_model` keeps."""
+        kept = super().settings() | {"narrow": self.narrow}
+        return {name: value for name, value in kept.items() if name != "attention"}
 
     @property
     def fractal_weights(self) -> nn.Parameter:

@@ -57,6 +57,15 @@ class LinearGaussianLikelihood(nn.Module):
     def _reset_noise(self) -> None:
         self.log_noise.fill_(self.initial_noise).log_()
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make it again: what `save_model` keeps."""
+        return {
+            "latent_size": self.latent_size,
+            "channels": self.channels,
+            "noise": self.initial_noise,
+            "learn_noise": self.log_noise.requires_grad,
+        }
+
     def extra_repr(self) -> str:
         """Sizes, and whether the noise is trained."""
         return (

@@ -21,11 +21,16 @@ class RecurrentPosterior(Posterior):
     Args:
         head: a `PosteriorAffine` of any attention.
         channels: X.
-        gaps: True if rows may be missing: a channel that says so is added.
+        gaps: True if something may be missing: a channel is added that says what fraction of each
+            row is there.
+        bidirectional: False, as in the public notebook, for states that know the past alone; the
+            header knows all. True for a second GRU from the end to the start: each has half the
+            head's width, so that the context is as wide.
         device, dtype: of the GRU's parameters; the head keeps its own.
 
     Raises:
-        TypeError, ValueError: for a head that is not one, or channels below 1.
+        TypeError, ValueError: for a head that is not one, channels below 1, or two directions with
+            a head whose hidden_size is odd.
 
     Complexity: O(B N H^2) a step, sequential in N, whatever the head costs. Source: Bartosh, Vetrov
     and Naesseth (2025), their public notebook; chapter ``posterior/latent_sde``.
@@ -42,6 +47,7 @@ class RecurrentPosterior(Posterior):
         channels: int,
         *,
         gaps: bool = False,
+        bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -49,8 +55,20 @@ class RecurrentPosterior(Posterior):
         if not isinstance(head, PosteriorAffine):
             raise TypeError(f"expected head as a PosteriorAffine, got {type(head).__name__}")
         self.head, self.gaps, self.channels = head, bool(gaps), as_int(channels, "channels", 1)
-        size = self.channels + self.gaps
-        self.gru = nn.GRU(size, head.hidden_size, batch_first=True, device=device, dtype=dtype)
+        self.bidirectional = bool(bidirectional)
+        if self.bidirectional and head.hidden_size % 2:
+            raise ValueError(
+                f"expected an even hidden_size of the head, half for each direction, got "
+                f"{head.hidden_size}"
+            )
+        self.gru = nn.GRU(
+            self.channels + self.gaps,
+            head.hidden_size // (1 + self.bidirectional),
+            batch_first=True,
+            bidirectional=self.bidirectional,
+            device=device,
+            dtype=dtype,
+        )
 
     @property
     def latent_size(self) -> int:
@@ -62,9 +80,15 @@ class RecurrentPosterior(Posterior):
         self.head.reset_parameters()
         self.gru.reset_parameters()
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make it again: what `save_model` keeps."""
+        names = ("head", "channels", "gaps", "bidirectional")
+        return {name: getattr(self, name) for name in names}
+
     def extra_repr(self) -> str:
         """What it reads."""
-        return f"channels={self.channels}, gaps={self.gaps}"
+        words = f"channels={self.channels}, gaps={self.gaps}"
+        return words + ", bidirectional=True" * self.bidirectional
 
     def prepare(self, data: Observations) -> Observations:
         """The data as they are: a recurrent encoder has nothing that outlives a step.
@@ -77,21 +101,30 @@ class RecurrentPosterior(Posterior):
             raise ValueError("the data have gaps: RecurrentPosterior(..., gaps=True)")
         if data.channels != self.channels:
             raise ValueError(f"expected {self.channels} channels, got {data.channels}")
+        if getattr(data, "t", None) is not None:  # times of their own
+            raise ValueError(
+                "expected rows on an even grid, where the head looks for them, got times of their "
+                "own: bin them first"
+            )
         return data
 
     def encode(self, data: Observations, series: Any) -> Tensor:
-        """The context (B, 1 + N, H) of some series: the last state as header, then every state."""
+        """The context (B, 1 + N, H) of some series: the last state as header, then every state.
+
+        Of two directions, the forward state comes first in a row, and the header is the last state
+        of each: that at the end, and the other's at the start.
+        """
         series = self.prepare(data).series_index(series)
         x = data.values[series].to(self.gru.weight_ih_l0)
         if self.gaps:
-            there = (
-                torch.ones_like(x[..., :1])
-                if data.observed is None
-                else data.observed[series].unsqueeze(-1).to(x)
-            )
+            there = torch.ones_like(x[..., :1])
+            if data.observed is not None:  # (B, N, 1), or a mask of each channel
+                mask = data.observed[series].to(x).reshape(*x.shape[:2], -1)
+                there = mask.mean(-1, keepdim=True)
             x = torch.cat([x, there], -1)
         states, last = self.gru(x)
-        return torch.cat([last[0].unsqueeze(1), states], 1)
+        header = torch.cat(list(last), -1)  # last: (directions, B, H / directions)
+        return torch.cat([header.unsqueeze(1), states], 1)
 
     def forward(self, prepared: Observations, series: Any, t: Any) -> Marginals:
         """Mean and std, and their derivatives, at t (B, Q) of series (B,): one encoding and one

@@ -81,6 +81,11 @@ class PriorSDE(nn.Module):
         for parameter in (self.outer, self.bias):
             parameter.uniform_(-1, 1).div_(self.hidden_size**0.5)
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make it again: what `save_model` keeps."""
+        names = ("latent_size", "hidden_size", "time_embedding")
+        return {name: getattr(self, name) for name in names}
+
     def extra_repr(self) -> str:
         """Sizes."""
         return f"latent_size={self.latent_size}, hidden_size={self.hidden_size}"

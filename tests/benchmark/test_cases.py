@@ -1,7 +1,9 @@
 """The registry, the command line, the records: every case at a tiny size."""
 
 import ast
+import errno
 import json
+import signal
 import subprocess
 import sys
 from datetime import datetime
@@ -21,9 +23,10 @@ from fractal_lib.benchmark import (
     masks,
     text_task,
 )
-from fractal_lib.benchmark.__main__ import main, options_of
-from fractal_lib.benchmark.record import identity, load, names, rows
+from fractal_lib.benchmark.__main__ import main, options_of, script
+from fractal_lib.benchmark.record import identity, load, names, record, rows
 from fractal_lib.benchmark.tasks import ou_task
+from fractal_lib.posterior.run import Run
 from fractal_lib.self_attention import masks as library_masks
 
 FOLDER = Path(fractal_lib.benchmark.__file__).parent
@@ -42,6 +45,7 @@ TINY = {
     "long-rivals": "--n 150 --no-isolated",
     "text-task": "--length 40 --batch 1 --steps 2 --seeds 1",
 }
+LATENT = "latent-sde --task ou --steps 9 --quiet"
 NUMBERS = {  # of rows, or of runs
     "context-attention": 2 * (4 + len(PATTERNS)),
     "heads": 3 * (2 + len(PATTERNS)),
@@ -216,6 +220,50 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_run(
         main(["run", "heads", "--json", str(tmp_path / place)])
     assert stop.value.code == 2 and "cannot write to" in capsys.readouterr().err
     assert [f.name for f in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_the_run(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file.txt").touch()
+    monkeypatch.setattr(Run, "step", lambda self: pytest.fail("it ran"))
+    place = str(tmp_path / "file.txt" / "run.pt")
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "latent-sde", "--task", "ou", "--checkpoint", place, "--quiet"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and f"cannot write {place}" in said and said.count("\n") == 1
+
+
+def test_a_disk_that_is_full_leaves_the_record_before(tmp_path, monkeypatch):
+    file = tmp_path / "run.json"
+    record({"rows": [1]}, file)
+
+    def fill(self, text):
+        self.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(OSError, match=r"cannot write to .*run.json: No space left on device"):
+        record({"rows": [2]}, file)
+    assert json.loads(file.read_text())["rows"] == [1]
+    assert [f.name for f in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_ctrl_c_is_a_sentence_and_its_own_exit_code(tmp_path, monkeypatch, capsys):
+    step, file = Run.step, tmp_path / "run.pt"
+
+    def press(self):
+        step(self)
+        if self.done == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Run, "step", press)
+    monkeypatch.setattr(sys, "argv", ["", "run", *LATENT.split(), "--checkpoint", str(file)])
+    with pytest.raises(SystemExit) as stop:
+        script()
+    assert stop.value.code == 130 and file.exists()
+    said = "stopped after 3 of 9 steps; {} holds them, and the same call goes on from there\n"
+    assert capsys.readouterr().err.endswith(said.format(file))
 
 
 def test_a_run_can_be_added_to_a_record(short, tmp_path, capsys):

@@ -18,11 +18,13 @@ from fractal_lib import (
     HilbertCurveAttention,
     MixtureAttention,
     MultilevelAttention,
+    OriginalKernel,
     PosteriorAffine,
     UltimateFractalPosteriorAffine,
     WindowAttention,
     read,
 )
+from fractal_lib.curves.splines import bspline
 
 Z, H = 2, 4
 ATTENTIONS = {
@@ -224,6 +226,62 @@ def test_the_combined_head_uses_all_three_patterns_by_one_gather(monkeypatch):
     for k in range(3):  # each share moves the result
         (grad,) = torch.autograd.grad(head(ctx, t)[0].square().sum(), head.fractal_weights)
         assert grad[k] != 0
+
+
+def kernel_error(ladder, n):
+    """Largest error of sum_k a_k 2^-k beta(d / 2^k) against the original kernel, up to a factor."""
+    d = torch.arange(0, min(n - 1, 40) + 0.25, 0.25, dtype=torch.float64).unsqueeze(1)
+    levels = ladder.levels(n)
+    stride = 2.0 ** torch.arange(levels)
+    share = ladder.level_logits[:levels].double().softmax(0)
+    found, kernel = (bspline(d / stride) / stride * share).sum(1), OriginalKernel()(d[:, 0], n)
+    return (found * (found @ kernel) / (found @ found) - kernel).abs().max().item()
+
+
+@pytest.mark.parametrize("n", [41, 100, 1000, 100_000])
+def test_the_combined_head_starts_as_near_to_the_dense_kernel_as_a_fit_comes(n):
+    """Without scipy, which the fit needs."""
+    start, fitted = UltimateFractalPosteriorAffine(Z, H).attention.attentions[0], FractalAttention()
+    fitted.fit(OriginalKernel(), n)
+    assert kernel_error(start, n) < kernel_error(fitted, n) + 0.02 < 0.08
+    if n >= 1000:
+        shares = (part.level_logits[:10].softmax(0) for part in (start, fitted))
+        torch.testing.assert_close(*shares, rtol=0, atol=0.01)
+    assert kernel_error(FractalAttention(), n) > 0.2  # equal shares
+
+
+def test_the_combined_head_reads_about_what_the_dense_head_reads():
+    (ctx, t), dense = inputs(100, batch=64), PosteriorAffine(Z, H)
+    ctx[:, 1:] = torch.linspace(0, 20, 100)[:, None].sin()  # rows that vary slowly, as states do
+    exact = dense.attention(ctx[:, 1:], t)
+    narrow, broad = (
+        (UltimateFractalPosteriorAffine(Z, H, narrow=n).attention(ctx[:, 1:], t) - exact).std()
+        for n in (True, False)
+    )
+    assert narrow < 0.03 * exact.std() and broad > 0.2 * exact.std()
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+def test_reset_parameters_of_the_combined_head_returns_to_its_start(narrow):
+    torch.manual_seed(0)
+    head = UltimateFractalPosteriorAffine(Z, H, narrow=narrow)
+    start = [p.detach().clone() for p in head.parameters()]
+    for p in head.parameters():
+        nn.init.normal_(p)
+    torch.manual_seed(0)
+    head.reset_parameters()
+    assert all(torch.equal(p, q) for p, q in zip(start, head.parameters(), strict=True))
+    assert head.fractal_weights.tolist() == ([4, 0, 0] if narrow else [0, 0, 0])
+
+
+def test_a_mixture_starts_where_it_is_told():
+    mixture = MixtureAttention(DenseAttention(), WindowAttention(), logits=[0.5, -1])
+    nn.init.ones_(mixture.logits)
+    mixture.reset_parameters()
+    assert mixture.logits.tolist() == [0.5, -1]
+    for wrong in ([1.0], [0.0, torch.inf], [[0.0, 0.0]]):
+        with pytest.raises(ValueError, match="logits as 2 finite numbers, one for each attention"):
+            MixtureAttention(DenseAttention(), WindowAttention(), logits=wrong)
 
 
 @pytest.mark.parametrize("seed", range(3))

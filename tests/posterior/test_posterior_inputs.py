@@ -76,7 +76,8 @@ def test_one_series_is_one_number(kind):
 
 def test_numbers_of_numpy_make_a_model_and_a_plan_that_is_saved(tmp_path):
     three, data = np.int64(3), Observations(VALUES)
-    plan = TrainingPlan(steps=three, lr=np.float32(1e-3), grad_clip=np.float64(1), seed=three)
+    numbers = dict(lr=np.float32(1e-3), grad_clip=np.float64(1), ema=np.float64(0.9))
+    plan = TrainingPlan(steps=three, seed=three, weight_decay=np.float32(0.1), **numbers)
     assert {type(v) for v in vars(plan).values()} <= {int, float, str}
     made = []
     for _ in range(2):
@@ -195,7 +196,10 @@ MODULES = {
     "prior": (lambda **k: PriorSDE(3, 8, TimeEmbedding([0.5]), **k), 45.15868258848786),
     "likelihood": (lambda **k: LinearGaussianLikelihood(3, 2, 0.3, **k), 4.468467701226473),
     "ladder": (lambda **k: LadderPosterior.of(DATA, 3, 8, **k), 38.55189599248115),
-    "head": (lambda **k: UltimateFractalPosteriorAffine(3, 8, **k), 33.47841657465324),
+    "head": (
+        lambda **k: UltimateFractalPosteriorAffine(3, 8, narrow=False, **k),
+        33.47841657465324,
+    ),
     "recurrent": (
         lambda **k: RecurrentPosterior(PosteriorAffine(3, 8, **k), 2, gaps=True, **k),
         89.10539323638659,

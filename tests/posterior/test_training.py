@@ -1,7 +1,9 @@
 """Training: killed and resumed, diverged, and ending where the exact smoother ends."""
 
+import errno
 import math
 import random
+import signal
 
 import pytest
 import torch
@@ -46,10 +48,17 @@ def kill_at(moment):
     return after
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+EXTRAS = {
+    "constant": {},
+    "cosine": dict(schedule="cosine"),
+    "decayed and averaged": dict(weight_decay=0.1, ema=0.9, grad_clip=1.0),
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS)
 @pytest.mark.parametrize("kind", ["ladder", "recurrent"])
-def test_a_killed_run_ends_where_an_uninterrupted_one_does(kind, schedule, tmp_path):
-    plan = TrainingPlan(steps=30, batch_size=4, checkpoint_every=7, schedule=schedule)
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(kind, extra, tmp_path):
+    plan = TrainingPlan(steps=30, batch_size=4, checkpoint_every=7, **extra)
     whole, data = make(kind)
     expected = fit(whole, data, plan)
     moment = random.Random().randint(1, 29)
@@ -78,6 +87,158 @@ def test_a_checkpoint_of_another_plan_is_refused(tmp_path):
         fit(model, data, TrainingPlan(steps=2, lr=2e-3), tmp_path / "run.pt")
     with pytest.raises(ValueError, match="holds 2 steps, more than the 1 asked"):
         fit(model, data, TrainingPlan(steps=1), tmp_path / "run.pt")
+    for other in (dict(weight_decay=0.1), dict(ema=0.9)):
+        with pytest.raises(ValueError, match=rf"another plan: {next(iter(other))}"):
+            fit(model, data, TrainingPlan(steps=2, **other), tmp_path / "run.pt")
+
+
+def test_a_checkpoint_of_a_plan_that_knew_fewer_settings_is_gone_on_from(tmp_path):
+    model, data = make()
+    fit(model, data, TrainingPlan(steps=2), file := tmp_path / "run.pt")
+    saved = torch.load(file, weights_only=True)
+    del saved["plan"]["weight_decay"], saved["plan"]["ema"]
+    torch.save(saved, file)
+    assert len(fit(model, data, TrainingPlan(steps=3), file)["nll"]) == 3
+
+
+def test_a_checkpoint_that_is_damaged_or_none_is_refused_and_nothing_changes(tmp_path):
+    model, data = make()
+    fit(model, data, TrainingPlan(steps=2), file := tmp_path / "run.pt")
+    whole, before = file.read_bytes(), [p.clone() for p in model.parameters()]
+    cut = [whole[: int(len(whole) * share)] for share in (0, 0.001, 0.3, 0.7, 0.999)]
+    for damaged in (*cut, b"words", b"PK", bytes(range(256)) * 9):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"run.pt as a checkpoint of fit, got a file") as told:
+            fit(model, data, TrainingPlan(steps=4), file)
+        assert "\n" not in str(told.value) and len(str(told.value)) < 300
+    for other in (torch.zeros(3), {"plan": {}}, [1]):
+        torch.save(other, file)
+        with pytest.raises(ValueError, match=r"run.pt as a checkpoint of fit, got a file of ano"):
+            fit(model, data, TrainingPlan(steps=4), file)
+    assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
+
+
+FULL = {
+    "the system": OSError(errno.ENOSPC, "No space left on device"),
+    "torch": RuntimeError("PytorchStreamWriter failed writing file data/7: file write failed"),
+}
+
+
+@pytest.mark.parametrize("error", FULL.values(), ids=FULL)
+def test_a_full_disk_leaves_the_checkpoint_before(error, tmp_path, monkeypatch):
+    model, data = make()
+    plan, file = dict(batch_size=4, checkpoint_every=5), tmp_path / "run.pt"
+    fit(model, data, TrainingPlan(steps=10, **plan), file)
+    before, save = file.read_bytes(), torch.save
+
+    def fill(payload, to):
+        with open(to, "wb") as half:
+            half.write(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(OSError, match=r"cannot write .*run.pt: .*; what was there is kept") as told:
+        fit(model, data, TrainingPlan(steps=20, **plan), file)
+    assert "\n" not in str(told.value)
+    assert file.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["run.pt"]
+    monkeypatch.setattr(torch, "save", save)
+    whole, _ = make()
+    expected = fit(whole, data, TrainingPlan(steps=20, **plan))
+    again = fit(model, data, TrainingPlan(steps=20, **plan), file)
+    assert again["negative_elbo"] == expected["negative_elbo"]
+
+
+def ctrl_c_at(moment):
+    def after(step):
+        if step == moment:
+            signal.raise_signal(signal.SIGINT)
+
+    return after
+
+
+def ctrl_c_within(model, moment, times=1):
+    """Press it while the prior's drift is computed, in step ``moment``."""
+    calls = []
+
+    def press(*_):
+        calls.append(1)
+        if len(calls) == moment:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+
+    model.prior.drift_net.register_forward_hook(press)
+
+
+@pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS)
+@pytest.mark.parametrize("where", ["between steps", "within a step"])
+def test_ctrl_c_saves_says_so_and_loses_nothing(where, extra, tmp_path):
+    plan, file = TrainingPlan(steps=20, batch_size=4, **extra), tmp_path / "run.pt"
+    whole, data = make()
+    expected = fit(whole, data, plan)
+    model, _ = make()
+    after = ctrl_c_at(8) if where == "between steps" else ctrl_c_within(model, 8)
+    with pytest.raises(KeyboardInterrupt, match=r"after 8 of 20 steps; .*run.pt holds them, and"):
+        fit(model, data, plan, file, after=after)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [f.name for f in tmp_path.iterdir()] == ["run.pt"]
+    again = fit(make(seed=99)[0], data, plan, file)
+    assert again["negative_elbo"] == expected["negative_elbo"]
+
+
+def test_a_second_ctrl_c_within_a_step_leaves_the_checkpoint_before(tmp_path):
+    model, data = make()
+    ctrl_c_within(model, 8, times=2)
+    plan = TrainingPlan(steps=20, batch_size=4, checkpoint_every=3)
+    with pytest.raises(KeyboardInterrupt, match=r"7 of 20 steps; .*run.pt holds the checkpoint be"):
+        fit(model, data, plan, tmp_path / "run.pt")
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)
+    assert len(saved["history"]["nll"]) == 6
+
+
+def test_ctrl_c_without_a_checkpoint_and_by_a_callback(tmp_path):
+    model, data = make()
+    with pytest.raises(KeyboardInterrupt, match="after 2 of 5 steps; there is no checkpoint"):
+        fit(model, data, TrainingPlan(steps=5), after=ctrl_c_at(2))
+
+    def stop(step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"after 1 of 5 steps; .*holds them"):
+        fit(model, data, TrainingPlan(steps=5), tmp_path / "run.pt", after=stop)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a handler of the user's is theirs
+    try:
+        assert len(fit(model, data, TrainingPlan(steps=3), after=ctrl_c_at(2))["nll"]) == 3
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_model_ends_with_the_average_of_its_weights():
+    """Against the definition: weights decay^(k - i), over their sum."""
+    plan = dict(steps=6, batch_size=4, lr=0.1)
+    model, data = make()
+    visited = []
+
+    def keep(step):
+        visited.append([p.detach().clone() for p in model.parameters()])
+
+    fit(model, data, TrainingPlan(**plan, ema=0.7), after=keep)
+    plain, _ = make()
+    fit(plain, data, TrainingPlan(**plan))
+    weights = torch.tensor([0.7 ** (5 - i) for i in range(6)])
+    for end, last, *along in zip(model.parameters(), plain.parameters(), *visited, strict=True):
+        assert torch.equal(along[-1], last)  # training itself does not depend on it
+        expected = torch.tensordot(weights / weights.sum(), torch.stack(along), 1)
+        torch.testing.assert_close(end.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weight_decay_is_that_of_adamw_on_matrices_alone():
+    (model, data), (plain, _) = make(), make()
+    start = [p.detach().clone() for p in plain.parameters()]
+    fit(model, data, TrainingPlan(steps=1, weight_decay=0.5, lr=0.1))
+    fit(plain, data, TrainingPlan(steps=1, lr=0.1))
+    for p, q, was in zip(model.parameters(), plain.parameters(), start, strict=True):
+        decay = 0.1 * 0.5 * was if p.dim() > 1 else 0 * was
+        torch.testing.assert_close(p, q - decay, rtol=0, atol=1e-6)
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):
@@ -104,8 +265,9 @@ def test_a_checkpoint_that_cannot_be_written_is_told_before_the_work(tmp_path):
     model, data = make()
     (tmp_path / "file").touch()
     before = [p.clone() for p in model.parameters()]
-    with pytest.raises(OSError, match="file"):
-        fit(model, data, TrainingPlan(steps=2), tmp_path / "file" / "run.pt")
+    for place in (tmp_path / "file" / "run.pt", tmp_path):
+        with pytest.raises(OSError, match=r"cannot write .*: \w+"):
+            fit(model, data, TrainingPlan(steps=2), place)
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
     fit(model, data, TrainingPlan(steps=1), tmp_path / "made" / "of" / "itself" / "run.pt")
 
@@ -148,10 +310,13 @@ def test_the_bar_shows_and_changes_nothing(capsys):
         dict(lr=0.0),
         dict(schedule="linear"),
         dict(grad_clip=0.0),
+        dict(weight_decay=-0.1),
+        dict(ema=0.0),
+        dict(ema=1.0),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"at least 1|lr|schedule|grad_clip"):
+    with pytest.raises(ValueError, match=r"at least 1|lr|schedule|grad_clip|decay|ema"):
         TrainingPlan(**{"steps": 1} | wrong)
 
 
