@@ -7,7 +7,10 @@ import numpy as np
 from fractal_lib.checks import as_int, optional
 from fractal_lib.inference.series import as_array, as_flags
 
-__all__ = ["Series", "co2", "holdout"]
+__all__ = ["HIDDEN_YEARS", "Series", "co2", "co2_split", "holdout"]
+
+HIDDEN_YEARS = 1965, 1968, 1976, 1980, 1985, 1992, 1996, 1999
+"""Of the carbon dioxide record: one at a time is held out, so that no single year decides."""
 
 
 class Series(NamedTuple):
@@ -16,7 +19,7 @@ class Series(NamedTuple):
     Attributes:
         values: (n,) float64, NaN where nothing was observed.
         observed: (n,) bool.
-        dates: (n,) datetime64[D].
+        dates: (n,) datetime64, of days or of seconds.
         t: (n,) float64, the same times scaled to [0, 1]: row j at j / (n - 1).
         unit: what ``values`` counts.
     """
@@ -106,3 +109,30 @@ def holdout(
     chosen = np.random.default_rng(seed).choice(candidates, count, replace=False)
     scattered[chosen] = True
     return scattered, stretch
+
+
+def co2_split(seed: int = 0, year: int = 1985) -> tuple[Series, np.ndarray, np.ndarray, np.ndarray]:
+    """Mauna Loa's weeks: the series, and which are trained on, held out one by one, and held out
+    as a whole year.
+
+    Everything that is compared on this record uses this split: 30 % of the weeks, and one year, of
+    `HIDDEN_YEARS` in turn where an average is reported.
+
+    Args:
+        seed: of numpy's generator.
+        year: from 1958 to 2001.
+
+    Returns:
+        the series, and three masks (n,) bool, of observed weeks; no week is in two of them.
+
+    Raises:
+        ImportError: as `co2`. ValueError: for a year that the record does not have.
+
+    >>> series, train, scattered, year = co2_split()
+    >>> int(train.sum()), int(scattered.sum()), int(year.sum())
+    (1522, 652, 51)
+    """
+    series, year = co2(), as_int(year, "year", least=1958, most=2001)
+    inside = series.dates.astype("datetime64[Y]") == np.datetime64(str(year))
+    scattered, stretch = holdout(series.observed, 0.3, seed, inside)
+    return series, series.observed & ~scattered & ~stretch, scattered, stretch

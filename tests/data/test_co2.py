@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from fractal_lib.data import co2, holdout
+from fractal_lib.data import co2, co2_split, holdout
+from fractal_lib.data.co2 import HIDDEN_YEARS
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,22 @@ def test_holdout_depends_on_its_seed_alone(series):
     assert not none.any()
     assert (first == holdout(series.observed, 0.1, seed=0)[0]).all()
     assert (first != holdout(series.observed, 0.1, seed=1)[0]).any()
+
+
+@pytest.mark.parametrize("year", HIDDEN_YEARS)
+def test_a_split_hides_one_year_and_shares_no_week(series, year):
+    _, train, scattered, stretch = co2_split(2, year)
+    together = train.astype(int) + scattered + stretch
+    assert (together == series.observed).all()
+    hidden = series.dates[stretch].astype("datetime64[Y]")
+    assert (hidden == np.datetime64(str(year))).all() and stretch.sum() >= 48
+    assert scattered.sum() == round(0.3 * (series.observed.sum() - stretch.sum()))
+    assert (co2_split(3, year)[2] != scattered).any()
+
+
+def test_a_year_without_record_is_refused():
+    with pytest.raises(ValueError, match="expected year from 1958 to 2001, got 2002"):
+        co2_split(year=2002)
 
 
 def test_a_slice_is_a_gap_too():

@@ -5,7 +5,16 @@ import sys
 
 import pytest
 
-EXTRAS = "scipy", "pandas", "matplotlib", "sklearn", "statsmodels", "tqdm", "ipywidgets"
+EXTRAS = (
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "sklearn",
+    "statsmodels",
+    "tqdm",
+    "ipywidgets",
+    "bokeh_sampledata",
+)
 
 
 def run(code):
@@ -41,6 +50,9 @@ NEEDS = [
     ("mri()", "matplotlib"),
     ("elevation()", "matplotlib"),
     ("ornstein_uhlenbeck(1, 5, 1.0)", "scipy"),
+    ("mocap(__import__('torch').__file__)", "scipy"),
+    ("glucose()", "bokeh_sampledata"),
+    ("motorcycle()", "statsmodels"),
 ]
 
 
