@@ -85,7 +85,6 @@ class LadderPosterior(Posterior):
         self.levels = levels_of(self.n, levels)
         self.gaps, self.causal = bool(gaps), bool(causal)
         self.time_embedding = time_embedding or TimeEmbedding(device=device)
-        self.init_logstd = float(init_logstd)
         self.bridge = not causal if bridge is None else bool(bridge)
         self.per_channel = bool(per_channel)
         groups = self.channels if self.per_channel else 1
@@ -114,6 +113,13 @@ class LadderPosterior(Posterior):
         known["gaps"] = observed is not None or data.t is not None
         known["per_channel"] = observed is not None and observed.dim() == 3
         return cls(latent_size, hidden_size, **(known | settings))
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make it again."""
+        names = "latent_size hidden_size channels n duration levels time_embedding gaps causal"
+        return {name: getattr(self, name) for name in f"{names} bridge per_channel".split()} | {
+            "init_logstd": self.net.init_logstd
+        }
 
     def reset_parameters(self) -> None:
         """All parameters as drawn anew."""

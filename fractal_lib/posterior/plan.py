@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from fractal_lib.checks import as_int, as_positive
+from fractal_lib.posterior.views import Hiding
 
 __all__ = ["SCHEDULES", "TrainingPlan"]
 
@@ -29,6 +31,7 @@ class TrainingPlan:
         grad_clip: largest norm of the gradient, or None.
         ema: decay of an exponential moving average of the weights, 0.999 say, with which the model
             ends; None for the weights of the last step.
+        hiding: how rows are hidden from the posterior while it learns, or None.
         seed: of everything random in training (not of the parameters at the start).
         checkpoint_every: steps between checkpoints, and at most what a killed run loses.
 
@@ -51,6 +54,7 @@ class TrainingPlan:
     weight_decay: float = 0.0
     grad_clip: float | None = None
     ema: float | None = None
+    hiding: Hiding | None = None
     seed: int = 0
     checkpoint_every: int = 250
 
@@ -70,6 +74,11 @@ class TrainingPlan:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {[*SCHEDULES]}, got {self.schedule!r}")
 
-    def _set(self, name: str, value: float) -> None:
+        if isinstance(self.hiding, dict):  # out of a file
+            self._set("hiding", Hiding(**self.hiding))
+        if self.hiding is not None and not isinstance(self.hiding, Hiding):
+            raise TypeError(f"expected hiding as a Hiding, got {type(self.hiding).__name__}")
+
+    def _set(self, name: str, value: Any) -> None:
         """Plain numbers alone: a checkpoint holds nothing else."""
         object.__setattr__(self, name, value)

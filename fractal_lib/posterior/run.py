@@ -82,7 +82,17 @@ class Run:
             name: [] for name in ("negative_elbo", *ElboTerms._fields)
         }
         self.history["seconds"] = [0.0]
-        self.prepared: Any = None
+        self.prepared: list[Any] = []
+
+    def prepare(self) -> None:
+        """What the posterior reads: the data, or as many views of them as the plan has."""
+        posterior, hiding = self.model.posterior, self.plan.hiding
+        if hiding is None:
+            self.prepared = [posterior.prepare(self.data)]
+            return
+        generator = torch.Generator(self.data.values.device).manual_seed(self.plan.seed)
+        views = (hiding.view(self.data, generator) for _ in range(hiding.views))
+        self.prepared = [posterior.prepare(view) for view in views]
 
     @property
     def done(self) -> int:
@@ -100,7 +110,8 @@ class Run:
         begun, self.whole = time.perf_counter(), False
         data, plan = self.data, self.plan
         series = _draw_series(len(data), plan.batch_size, self.generator, data.values.device)
-        terms = self.model(data, self.prepared, series, plan.num_times, self.generator)
+        prepared = self.prepared[len(self.history["nll"]) % len(self.prepared)]
+        terms = self.model(data, prepared, series, plan.num_times, self.generator)
         loss = terms.negative_elbo.mean()
         self.optimizer.zero_grad()
         loss.backward()

@@ -76,7 +76,7 @@ def fit(
     if saved is not None:
         saved.resume(run)
     try:
-        run.prepared = model.posterior.prepare(data)
+        run.prepare()
         with (
             deferred_interrupt() as interrupted,
             progress_bar(plan.steps, "training", progress, run.done) as tick,
