@@ -20,8 +20,8 @@ from fractal_lib.benchmark.rivals import (
     print_run,
     structural_model,
 )
-from fractal_lib.benchmark.tasks import co2_split
 from fractal_lib.checks import optional
+from fractal_lib.data.co2 import co2_split
 from fractal_lib.progress import progress_bar
 
 __all__ = ["RIVALS", "co2_rivals"]

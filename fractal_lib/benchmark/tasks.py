@@ -1,15 +1,17 @@
 """What the book trains on: data, model and plan of each recorded run."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fractal_lib.attention import PATTERNS, ContextAttention
-from fractal_lib.data.co2 import Series, co2, holdout
+from fractal_lib.attention.pyramid import Pyramid
+from fractal_lib.data.irregular import irregular_lorenz
 from fractal_lib.data.simulate import long_lorenz, lorenz, ornstein_uhlenbeck
 from fractal_lib.inference.metrics import scores
 from fractal_lib.posterior import (
@@ -34,12 +36,14 @@ def _head(attention: type[ContextAttention], latent_size: int, hidden_size: int)
 __all__ = [
     "HEADS",
     "POSTERIORS",
-    "TASKS",
+    "SYNTHETIC",
     "Task",
-    "co2_split",
-    "co2_task",
+    "full_bound",
+    "irregular_task",
     "long_task",
     "lorenz_task",
+    "noise_of",
+    "notebook_task",
     "ou_task",
 ]
 
@@ -47,7 +51,9 @@ HEADS: dict[str, Callable[[int, int], PosteriorAffine]] = {
     **{name: partial(_head, attention) for name, attention in PATTERNS.items()},
     "ultimate": UltimateFractalPosteriorAffine,
 }
-POSTERIORS = ["ladder-posterior", *HEADS]  # the first has no recurrence, and so no head
+BOTH_WAYS = "bidirectional-"  # before a head: behind a GRU that runs both ways
+# the first has no recurrence, and so no head
+POSTERIORS = ["ladder-posterior", *HEADS, *(f"{BOTH_WAYS}{head}" for head in ("dense", "ultimate"))]
 
 
 def _likelihood(model: LatentSDE) -> LinearGaussianLikelihood:
@@ -55,14 +61,23 @@ def _likelihood(model: LatentSDE) -> LinearGaussianLikelihood:
     return cast("LinearGaussianLikelihood", model.likelihood)
 
 
-def _noise(model: LatentSDE) -> list[float]:
+def noise_of(model: LatentSDE) -> list[float]:
     """Standard deviation of the observation noise of every channel."""
     return _likelihood(model).log_noise.detach().exp().tolist()
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, the sizes of a model for it, and how it is trained and judged."""
+    """A data set, the sizes of a model for it, and how it is trained and judged.
+
+    Attributes:
+        train: what is learnt from.
+        plan: how.
+        report: what is recorded of a trained model, by data that were held out.
+        latent_size, hidden_size, noise, learn_noise, scaled, time_embedding: of the model.
+        n: bins of the ladder, for times of their own.
+        ladder: further settings of the ladder posterior.
+    """
 
     train: Observations
     plan: TrainingPlan
@@ -73,22 +88,30 @@ class Task:
     learn_noise: bool = False
     scaled: bool = True
     time_embedding: TimeEmbedding | None = None
+    n: int | None = None
+    ladder: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, posterior: str, seed: int = 0, levels: int | None = None) -> LatentSDE:
-        """A model whose parameters ``seed`` decides; ``posterior`` is one of `POSTERIORS`."""
+    def build(self, posterior: str, seed: int = 0, **ladder: Any) -> LatentSDE:
+        """A model whose parameters ``seed`` decides; ``posterior`` is one of `POSTERIORS`, and
+        ``ladder`` holds settings of the first.
+        """
         if posterior not in POSTERIORS:
             raise ValueError(f"posterior must be one of {', '.join(POSTERIORS)}, got {posterior!r}")
         torch.manual_seed(seed)
-        sizes = self.latent_size, self.hidden_size
-        if posterior not in HEADS:
-            made = LadderPosterior.of(
-                self.train, *sizes, levels=levels, time_embedding=self.time_embedding
-            )
+        sizes, data = (self.latent_size, self.hidden_size), self.train
+        if posterior == "ladder-posterior":
+            settings = {"time_embedding": self.time_embedding, "n": self.n or data.n}
+            made = LadderPosterior.of(data, *sizes, **(settings | dict(self.ladder) | ladder))
         else:
-            gaps = self.train.observed is not None
-            made = RecurrentPosterior(HEADS[posterior](*sizes), self.train.channels, gaps=gaps)
+            head = HEADS[posterior.removeprefix(BOTH_WAYS)](*sizes)
+            made = RecurrentPosterior(
+                head,
+                data.channels,
+                gaps=data.observed is not None,
+                bidirectional=posterior.startswith(BOTH_WAYS),
+            )
         likelihood = LinearGaussianLikelihood(
-            self.latent_size, self.train.channels, self.noise, learn_noise=self.learn_noise
+            self.latent_size, data.channels, self.noise, learn_noise=self.learn_noise
         )
         return LatentSDE(
             PriorSDE(*sizes, self.time_embedding), likelihood, made, scaled=self.scaled
@@ -101,19 +124,112 @@ class Task:
         )
 
 
-def lorenz_task(n: int = 41, noise: float = 0.01, batch_size: int | None = None) -> Task:
-    """1024 Lorenz paths on [0, 1] and 1024 others to be judged by.
+def full_bound(model: LatentSDE, data: Observations, **settings: Any) -> dict[str, float]:
+    """What `evaluate` says of the negative ELBO, whatever loss the model was trained by."""
+    trained_by, model.scaled = model.scaled, True
+    try:
+        return evaluate(model, data, **settings)
+    finally:
+        model.scaled = trained_by
 
-    With n = 41 and the noise 0.01 of the public experiment, its own loss is kept too, which
-    reconstructs one observation; with more rows the negative ELBO, which reconstructs all.
+
+def lorenz_task(
+    n: int = 41, noise: float = 0.01, batch_size: int | None = None, part: str = "test"
+) -> Task:
+    """1024 Lorenz paths on [0, 1], 1024 others to be judged by, and 1024 to choose settings by.
+
+    Args:
+        n: rows of a path.
+        noise: of the observations.
+        batch_size: paths a step.
+        part: what it is judged by, "test" or "validation".
 
     >>> lorenz_task().train.values.shape
     torch.Size([1024, 41, 3])
     """
-    values = lorenz(2048, n, noise=noise, inner=max(4000 // (n - 1), 1)).observed.float()
-    train, test = Observations(values[:1024]), Observations(values[1024:])
-    plan = TrainingPlan(steps=2500, batch_size=batch_size or (256 if n <= 100 else 64))
-    return Task(train, plan, lambda model: evaluate(model, test), noise=noise, scaled=n > 41)
+    if part not in ("test", "validation"):
+        raise ValueError(f"part must be 'test' or 'validation', got {part!r}")
+    values = lorenz(3072, n, noise=noise, inner=max(4000 // (n - 1), 1)).observed.float()
+    train, test, validation = map(Observations, values.split(1024))
+    judge = test if part == "test" else validation
+    plan = TrainingPlan(
+        steps=2500, batch_size=batch_size or (256 if n <= 100 else 64), lr=3e-3, schedule="cosine"
+    )
+    return Task(train, plan, lambda model: full_bound(model, judge), noise=noise)
+
+
+def notebook_task() -> Task:
+    """The same paths, trained as in the method's public notebook: by the loss of one observation,
+    all paths at every step, 4000 steps of Adam at a constant rate. Judged by the full bound.
+    """
+    task = lorenz_task()
+    plan = TrainingPlan(steps=4000, batch_size=1024)
+    return replace(task, plan=plan, hidden_size=100, scaled=False)
+
+
+def irregular_task(noise: float = 0.05, binned: bool = False) -> Task:
+    """1024 Lorenz paths, each seen at 50 to 150 random times of its own, and 1024 others to be
+    judged by.
+
+    Args:
+        noise: of the observations.
+        binned: as an even grid of 101 rows would have them: the mean of what falls into a row, and
+            no times; the judge stays the same.
+
+    >>> irregular_task().train
+    Observations(series=1024, n=150, channels=3, duration=1, own times, ... rows observed, ...)
+    """
+    sample = irregular_lorenz(2048, noise=noise)
+    parts = sample.values.float(), sample.times, sample.observed
+    exact = [
+        Observations(*(part[rows] for part in parts)) for rows in (slice(1024), slice(1024, None))
+    ]
+    train, test = (_in_bins(data, 101) for data in exact) if binned else exact
+    truth = sample.latent[1024:].numpy()  # (1024, 101, 3)
+    inside = _inside(exact[1], sample.grid)
+    line = _interpolated(exact[1], sample.grid)
+
+    def report(model: LatentSDE) -> dict:
+        t = sample.grid.expand(len(test), -1)
+        mean, std = model.predict(test, torch.arange(len(test)), t)
+        net = _likelihood(model).net
+        q = model.posterior(model.posterior.prepare(test), torch.arange(len(test)), t)
+        std = ((q.std**2) @ (net.weight**2).mT).sqrt().detach()  # of the path, without the noise
+        mean, std = mean.double().numpy(), std.double().numpy()
+        found = {"all": np.ones_like(inside), "between observations": inside}
+        result: dict[str, Any] = {
+            name: scores(mean[rows], std[rows], truth[rows]) for name, rows in found.items()
+        }
+        for name, rows in found.items():
+            result[name]["line_rmse"] = float(np.sqrt(((line - truth)[rows] ** 2).mean()))
+        bound = {} if binned else full_bound(model, test, draws=20)
+        return result | bound
+
+    plan = TrainingPlan(steps=2500, batch_size=256, lr=3e-3, schedule="cosine")
+    return Task(train, plan, report, noise=noise, n=101)
+
+
+def _in_bins(data: Observations, n: int) -> Observations:
+    """Means of what falls into each of n even rows."""
+    pyramid = Pyramid(data.values, data.rows, data.t, bins=n, levels=1)
+    return Observations(pyramid.values, observed=pyramid.counts > 0, duration=data.duration)
+
+
+def _inside(data: Observations, grid: Tensor) -> np.ndarray:
+    """(S, G) bool: between the first and the last observation of each series."""
+    times = torch.where(data.rows, data.times, torch.nan)
+    first, last = (f(times.numpy(), 1) for f in (np.nanmin, np.nanmax))
+    return (grid.numpy() >= first[:, None]) & (grid.numpy() <= last[:, None])
+
+
+def _interpolated(data: Observations, grid: Tensor) -> np.ndarray:
+    """(S, G, X), by straight lines."""
+    series = []
+    for values, times, rows in zip(data.values, data.times, data.rows, strict=True):
+        known = times[rows].numpy()
+        columns = values[rows].double().numpy().T
+        series.append(np.stack([np.interp(grid.numpy(), known, c) for c in columns], -1))
+    return np.stack(series)
 
 
 def ou_task() -> Task:
@@ -126,61 +242,6 @@ def ou_task() -> Task:
     train, test = (Observations(part, duration=2.0) for part in (values[:64], values[64:]))
     plan = TrainingPlan(steps=1000, batch_size=64, num_times=8, lr=3e-3, schedule="cosine")
     return Task(train, plan, lambda model: evaluate(model, test), 1, 64, noise=0.5)
-
-
-def co2_split(seed: int = 0) -> tuple[Series, np.ndarray, np.ndarray, np.ndarray]:
-    """Mauna Loa's weeks: the series, and which are trained on, held out one by one, and held out
-    as a whole year.
-
-    Everything that is compared on this record uses this split: 30 % of the weeks, and 1985.
-
-    >>> series, train, scattered, year = co2_split()
-    >>> int(train.sum()), int(scattered.sum()), int(year.sum())
-    (1522, 652, 51)
-    """
-    series = co2()
-    scattered, year = holdout(
-        series.observed, 0.3, seed, series.dates.astype("datetime64[Y]") == np.datetime64("1985")
-    )
-    return series, series.observed & ~scattered & ~year, scattered, year
-
-
-def co2_task(seed: int = 0) -> Task:
-    """Carbon dioxide at Mauna Loa: a parabola is taken away, the rest is the latent SDE's; time is
-    in years.
-
-    >>> task = co2_task()
-    >>> task.train.values.shape, task.train.counts.tolist()
-    (torch.Size([1, 2284, 1]), [1522])
-    """
-    series, train, scattered, year = co2_split(seed)
-    parabola = np.polyval(np.polyfit(series.t[train], series.values[train], 2), series.t)
-    scale = (series.values - parabola)[train].std()
-    values = torch.from_numpy((series.values - parabola) / scale).float().view(1, -1, 1)
-    years = float((series.dates[-1] - series.dates[0]).astype(int)) / 365.2425
-    data = Observations(values, observed=train, duration=years)
-
-    def report(model: LatentSDE) -> dict:
-        mean, std = model.predict(data, torch.tensor([0]), torch.from_numpy(series.t).unsqueeze(0))
-        mean, std = (part.double().flatten().numpy() * scale for part in (mean, std))
-        parts = {"learnt": train, "scattered": scattered, "year": year}
-        truth = series.values - parabola
-        result = {name: scores(mean[part], std[part], truth[part]) for name, part in parts.items()}
-        return result | {
-            "noise": _noise(model)[0] * scale,
-            **evaluate(model, data, num_times=256),
-        }
-
-    plan = TrainingPlan(steps=3000, batch_size=1, num_times=256, lr=3e-3, schedule="cosine")
-    return Task(
-        data,
-        plan,
-        report,
-        hidden_size=64,
-        noise=0.2,
-        learn_noise=True,
-        time_embedding=TimeEmbedding([1 / years], harmonics=4),
-    )
 
 
 def long_task(n: int = 100_000) -> Task:
@@ -211,10 +272,16 @@ def long_task(n: int = 100_000) -> Task:
         mean, std, there = mean.double().numpy(), std.double().numpy(), observed.numpy()
         parts = {"missing": ~there, "observed": there}
         result = {name: scores(mean[part], std[part], truth[part]) for name, part in parts.items()}
-        return result | {"noise": _noise(model)}
+        return result | {"noise": noise_of(model)}
 
     plan = TrainingPlan(steps=6000, batch_size=1, num_times=1024, lr=2e-3, schedule="cosine")
     return Task(data, plan, report, noise=0.5, learn_noise=True)
 
 
-TASKS = {"lorenz": lorenz_task, "ou": ou_task, "co2": co2_task, "long": long_task}
+SYNTHETIC: dict[str, Callable[..., Task]] = {
+    "lorenz": lorenz_task,
+    "lorenz-notebook": notebook_task,
+    "irregular": irregular_task,
+    "ou": ou_task,
+    "long": long_task,
+}

@@ -1,12 +1,14 @@
 """Training a latent SDE on one of the book's tasks: the runs of the posterior's chapters."""
 
 import inspect
+from dataclasses import asdict
 from pathlib import Path
 
 from fractal_lib.benchmark.machine import threads_of
 from fractal_lib.benchmark.peak import high_water_mb
+from fractal_lib.benchmark.real_tasks import TASKS
 from fractal_lib.benchmark.registry import case
-from fractal_lib.benchmark.tasks import POSTERIORS, TASKS
+from fractal_lib.benchmark.tasks import POSTERIORS
 from fractal_lib.benchmark.timer import Clock
 from fractal_lib.posterior.training import fit
 
@@ -23,6 +25,11 @@ def train(
     checkpoint_every: int | None = None,
     n: int | None = None,
     noise: float | None = None,
+    year: int | None = None,
+    binned: bool | None = None,
+    part: str | None = None,
+    lr: float | None = None,
+    weight_decay: float | None = None,
     levels: int | None = None,
     device: str = "cpu",
     threads: int = 1,
@@ -34,12 +41,16 @@ def train(
     Args:
         task: name of the data, in `TASKS`.
         posterior: name in `POSTERIORS`: the ladder posterior has no recurrence, the others a GRU.
-        seed: of the parameters at the start, of the training, and for ``co2`` of the split.
+        seed: of the parameters at the start, of the training, and of the split (co2, glucose).
         steps: of training, instead of the task's own.
         batch_size: series a step, instead of the task's own.
         checkpoint_every: steps between checkpoints, instead of the task's own.
         n: rows of a series (lorenz, long).
-        noise: standard deviation of the observation noise (lorenz).
+        noise: standard deviation of the observation noise (lorenz, irregular).
+        year: that is held out (co2).
+        binned: whether times are rounded to an even grid (irregular).
+        part: what it is judged by, "test" or "validation" (lorenz).
+        lr, weight_decay: instead of the task's own.
         levels: of the ladder, instead of all.
         device: of torch, "cpu" or "cuda".
         threads: of the CPU.
@@ -60,16 +71,23 @@ def train(
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
-    settings = _of_task(task, seed, n=n, noise=noise)
+    settings = _of_task(task, seed, n=n, noise=noise, year=year, binned=binned, part=part)
     chosen = TASKS[task](**settings).with_plan(
-        steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, seed=seed
+        steps=steps,
+        batch_size=batch_size,
+        checkpoint_every=checkpoint_every,
+        lr=lr,
+        weight_decay=weight_decay,
+        seed=seed,
     )
     with threads_of(threads):
-        model, data = chosen.build(posterior, seed, levels).to(device), chosen.train.to(device)
+        ladder = {} if levels is None else {"levels": levels}
+        model = chosen.build(posterior, seed, **ladder).to(device)
+        data = chosen.train.to(device)
         with Clock() as clock:
             history = fit(model, data, chosen.plan, checkpoint, progress=progress)
         report = chosen.report(model.cpu())
-    plan = {name: getattr(chosen.plan, name) for name in chosen.plan.__dataclass_fields__}
+    plan = asdict(chosen.plan)
     result = {
         "task": task,
         "posterior": posterior,
@@ -95,7 +113,7 @@ def train(
     return result
 
 
-def _of_task(task: str, seed: int, **given: float | None) -> dict:
+def _of_task(task: str, seed: int, **given: float | str | None) -> dict:
     """The settings of a task that are not its own defaults."""
     takes = inspect.signature(TASKS[task]).parameters
     settings = {name: value for name, value in given.items() if value is not None}
