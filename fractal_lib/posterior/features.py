@@ -15,6 +15,7 @@ from fractal_lib.posterior.base import as_times
 from fractal_lib.posterior.bridge import WIDTHS, Bridge
 from fractal_lib.posterior.observations import Observations, as_observations
 from fractal_lib.posterior.packed import PackedPyramids
+from fractal_lib.posterior.smoothing import STRENGTHS, SmoothingSplines
 
 __all__ = ["DataPyramid", "Features", "features_of", "levels_of"]
 
@@ -36,13 +37,15 @@ def levels_of(n: int, levels: int | None) -> int:
 
 def features_of(channels: int, levels: int, gaps: bool, bridge: bool, groups: int = 1) -> int:
     """How many numbers are read at t: value and slope of each channel and level; with ``gaps`` the
-    fraction observed of each level and group of channels; with ``bridge`` what `Bridge` reads.
+    fraction observed of each level and group of channels; with ``bridge`` what `Bridge` and
+    `SmoothingSplines` read.
 
     >>> features_of(channels=3, levels=6, gaps=True, bridge=False)
     42
     """
     features = levels * (2 * channels + groups * gaps)
-    return features + bridge * (channels * (1 + 2 * levels) + groups * len(WIDTHS))
+    both = channels * (1 + 2 * levels) + groups * len(WIDTHS)
+    return features + bridge * (both + 2 * channels * len(STRENGTHS))
 
 
 class DataPyramid:
@@ -57,7 +60,8 @@ class DataPyramid:
         causal: whether nothing after t is read.
         per_channel: whether each channel is read as a series of its own; default whether single
             channels are missing.
-        bridge: whether the nearest observations on both sides are read too, see `Bridge`.
+        bridge: whether the nearest observations on both sides are read too, see `Bridge`, and
+            smoothing splines, see `SmoothingSplines`.
 
     Attributes:
         data: what it was made from.
@@ -97,7 +101,10 @@ class DataPyramid:
         self.groups = data.channels if masked or per_channel else 1
         values, observed, times = _alike(data, self.groups)
         self.pyramids = PackedPyramids(values, observed, times, n, levels)
-        self.bridge = Bridge(values, observed, times, self.pyramids) if bridge else None
+        self.bridge = self.splines = None
+        if bridge:
+            self.bridge = Bridge(values, observed, times, self.pyramids)
+            self.splines = SmoothingSplines(values, observed, _rows_of(values, times, n), n)
         self.out_features = features_of(data.channels, levels, self.gaps, bridge, self.groups)
 
     def read(self, series: Any, t: Any) -> Features:
@@ -141,9 +148,10 @@ class DataPyramid:
             # (B, Q, L, 2 X [+ 1])
             value, slope = (torch.cat(part if self.gaps else part[:2], -1) for part in parts)
             value, slope = value.flatten(-2), (slope / stride).flatten(-2).to(dtype)
-            if self.bridge is not None:
-                more, more_dx = self.bridge.read(series, x)
-                value, slope = torch.cat([value, more], -1), torch.cat([slope, more_dx], -1)
+            for reader in (self.bridge, self.splines):
+                if reader is not None:
+                    more, more_dx = reader.read(series, x)
+                    value, slope = torch.cat([value, more], -1), torch.cat([slope, more_dx], -1)
         return Features(value, slope * (n - 1))  # from rows to t
 
     def _places(self, x: Tensor) -> Tensor:
@@ -158,6 +166,13 @@ class DataPyramid:
 
 def _count(size: int, like: Tensor) -> Tensor:
     return torch.arange(size, device=like.device)
+
+
+def _rows_of(values: Tensor, times: Tensor | None, n: int) -> Tensor:
+    """Where each row stands, (S, N) float64, from 0 to n - 1."""
+    if times is not None:
+        return times * (n - 1)
+    return _count(n, values).double().expand(len(values), -1)
 
 
 def _alike(data: Observations, groups: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
