@@ -10,7 +10,7 @@ __all__ = ["STRENGTHS", "SmoothingSplines", "hermite", "solve_block_tridiagonal"
 STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Smoothing lengths in gaps: the least follows the observations, the last shows a trend."""
 BASE = 1  # the strength whose value is read as it is; of the others the difference from it
-RIDGE = 1e-9  # what decides a slope that one observation leaves open
+RIDGE = 1e-6  # what decides a slope that one observation leaves open: nearly 0
 
 # int f''^2 of a cubic on [0, 1] with values and slopes (v0, v0', v1, v1') at its ends
 BEND = [[12.0, 6, -12, 6], [6, 4, -6, 2], [-12, -6, 12, -6], [6, 2, -6, 4]]
@@ -159,7 +159,7 @@ def _solve(squares: Tensor, products: Tensor) -> Tensor:
     pad = nn.functional.pad
     first, last = (0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 1, 0)
     diagonal = pad(squares[..., :2, :2], first) + pad(squares[..., 2:, 2:], last)
-    diagonal = diagonal + RIDGE * torch.eye(2, dtype=diagonal.dtype, device=diagonal.device)
+    diagonal[..., 1, 1] += RIDGE
     right = pad(products[..., :2, :], first) + pad(products[..., 2:, :], last)
     nodes = solve_block_tridiagonal(diagonal, squares[..., :2, 2:], right)
     return torch.cat([nodes[:, :-1], nodes[:, 1:]], 2)
