@@ -93,6 +93,7 @@ class LatentSDE(Predictor):
         series: Any,
         num_times: int = 1,
         generator: torch.Generator | None = None,
+        hidden_weight: float = 1.0,
     ) -> ElboTerms:
         """One unbiased estimate of the negative ELBO's terms for each series (B,).
 
@@ -106,6 +107,7 @@ class LatentSDE(Predictor):
             num_times: Q, times drawn for the drift and observations drawn for the likelihood, a
                 series.
             generator: of the random numbers, on the device of the data.
+            hidden_weight: of what a hidden observation counts, see `Hiding`.
 
         Raises:
             TypeError: for data that are not `Observations`, or series that are no whole numbers.
@@ -133,7 +135,9 @@ class LatentSDE(Predictor):
         kl_initial = self._kl(q.mean[:, first], q.std[:, first])  # first: it compares the sizes
         reconstructed = Marginals(*(part[:, last] for part in q))
         seen = getattr(prepared, "data", prepared)
-        log_prob = self._log_prob(reconstructed, row, noise[:, last], seen, series).mean(1)  # (B,)
+        log_prob = self._log_prob(
+            reconstructed, row, noise[:, last], seen, series, hidden_weight
+        ).mean(1)  # (B,)
         within = Marginals(*(part[:, middle] for part in q))
         mismatch = self._mismatch(within, noise[:, middle], at_drift, data.duration).mean(1)
         return ElboTerms(
@@ -143,7 +147,13 @@ class LatentSDE(Predictor):
         )
 
     def _log_prob(
-        self, q: Marginals, row: Drawn, noise: Tensor, seen: Observations, series: Tensor
+        self,
+        q: Marginals,
+        row: Drawn,
+        noise: Tensor,
+        seen: Observations,
+        series: Tensor,
+        hidden_weight: float,
     ) -> Tensor:
         """Of observations (B, Q), where z ~ q; of those that the posterior did not see, the log
         density of what it predicts.
@@ -156,7 +166,8 @@ class LatentSDE(Predictor):
         there = any_channel(seen.observed)
         assert there is not None  # some rows are hidden
         predictive = self.likelihood.log_predictive(x, q.mean, q.std, *channels)
-        return torch.where(there[series.unsqueeze(1), row.row], log_prob, predictive)
+        there = there[series.unsqueeze(1), row.row]
+        return torch.where(there, log_prob, hidden_weight * predictive)
 
     def _kl(self, mean: Tensor, std: Tensor) -> Tensor:
         """KL(q(z_0) || p(z_0)), (B,)."""

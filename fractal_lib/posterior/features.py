@@ -44,8 +44,8 @@ def features_of(channels: int, levels: int, gaps: bool, bridge: bool, groups: in
     42
     """
     features = levels * (2 * channels + groups * gaps)
-    both = channels * (1 + 2 * levels) + groups * len(WIDTHS)
-    return features + bridge * (both + 2 * channels * len(STRENGTHS))
+    both_sides = channels + groups * len(WIDTHS) + 2 * channels * len(STRENGTHS)
+    return features + bridge * both_sides
 
 
 class DataPyramid:
@@ -103,8 +103,9 @@ class DataPyramid:
         self.pyramids = PackedPyramids(values, observed, times, n, levels)
         self.bridge = self.splines = None
         if bridge:
-            self.bridge = Bridge(values, observed, times, self.pyramids)
-            self.splines = SmoothingSplines(values, observed, _rows_of(values, times, n), n)
+            place = _rows_of(values, times, n)
+            self.bridge = Bridge(values, observed, place)
+            self.splines = SmoothingSplines(values, observed, place, n)
         self.out_features = features_of(data.channels, levels, self.gaps, bridge, self.groups)
 
     def read(self, series: Any, t: Any) -> Features:
@@ -114,16 +115,33 @@ class DataPyramid:
         in units of that width. Where rows are missing, the level above stands in for them with a
         small weight, so that a gap is filled smoothly.
         """
-        series = self.data.series_index(series)
-        t, groups = as_times(t, series), self.groups
-        if groups > 1:
-            series = (series.unsqueeze(1) * groups + _count(groups, series)).flatten()
-            t = t.repeat_interleave(groups, 0)
+        series, t = self._grouped(self.data.series_index(series), t)
         features = self._read(series, t)
-        if groups > 1:
-            parts = (part.unflatten(0, (-1, groups)).transpose(1, 2) for part in features)
+        if self.groups > 1:
+            parts = (part.unflatten(0, (-1, self.groups)).transpose(1, 2) for part in features)
             features = Features(*(part.flatten(-2) for part in parts))
         return features
+
+    def spread(self, series: Any, t: Any) -> Tensor:
+        """log(1 + h) at t (B, Q) of series (B,), one of a series or of each channel: (B, Q, 1 or
+        X). h is the variance of a Brownian bridge between the observations around t, in rows.
+
+        Raises:
+            ValueError: if the bridge is not read.
+        """
+        if self.bridge is None:
+            raise ValueError("expected a posterior that reads both sides: bridge=True")
+        series, t = self._grouped(self.data.series_index(series), t)
+        h, _ = self.bridge.spread(series, position(t, self.pyramids.tree.n))  # (B G, Q, 1)
+        return torch.log1p(h).unflatten(0, (-1, self.groups)).transpose(1, 2).flatten(-2)
+
+    def _grouped(self, series: Tensor, t: Any) -> tuple[Tensor, Tensor]:
+        """Series and times of every group of channels, (B G,) and (B G, Q)."""
+        t, groups = as_times(t, series), self.groups
+        if groups == 1:
+            return series, t
+        series = (series.unsqueeze(1) * groups + _count(groups, series)).flatten()
+        return series, t.repeat_interleave(groups, 0)
 
     def _read(self, series: Tensor, t: Tensor) -> Features:
         pyramids, n = self.pyramids, self.pyramids.tree.n

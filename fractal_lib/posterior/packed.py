@@ -20,14 +20,12 @@ class Nodes(NamedTuple):
         values: (B, Q, L, 4, X), means of their observed rows.
         full: (B, Q, L, 4) float64, rows that each would hold; 0 outside the series.
         there: (B, Q, L, 4) float64, rows observed.
-        index: (B, Q, 4 L) int64, where they stand.
     """
 
     fraction: Tensor
     values: Tensor
     full: Tensor
     there: Tensor
-    index: Tensor
 
 
 class PackedPyramids:
@@ -55,11 +53,9 @@ class PackedPyramids:
         self.tree = Tree(n, levels)  # as if complete: what is missing is the difference
         self.stride = strides(levels, values.device)
         self.values, self.packed = pyramid.values.flatten(0, 1), pyramid.values.shape[1]  # (S P, X)
-        tables = (pyramid.tree.counts, pyramid.tree.centroids)
+        counts = pyramid.tree.counts
         # (S P,), or None if every row is there
-        self.counts, self.centroids = (
-            None if table is None else table.expand(len(values), -1).flatten() for table in tables
-        )
+        self.counts = None if counts is None else counts.expand(len(values), -1).flatten()
 
     def around(self, series: Tensor, places: Tensor) -> Nodes:
         """The nodes around places (B, Q, L), in rows, on the grid of each level's strides."""
@@ -72,14 +68,7 @@ class PackedPyramids:
         if self.counts is not None:  # the nearest node stands in for one outside
             there = self.counts[index].view_as(node) * (full > 0)
         values = self.values[index].unflatten(-2, (levels, 4))
-        return Nodes(fraction, values, full, there, index)
-
-    def centroids_of(self, nodes: Nodes, places: Tensor) -> Tensor:
-        """Mean place of each node's observed rows, (B, Q, L, 4) float64."""
-        if self.centroids is not None:
-            return self.centroids[nodes.index].view_as(nodes.full)
-        node, _ = stencil(places, self.stride)
-        return self.tree.centroid(self._level(node), node.flatten(-2)).view_as(nodes.full)
+        return Nodes(fraction, values, full, there)
 
     def _level(self, node: Tensor) -> Tensor:
         """Of each node (..., L, 4), flat."""

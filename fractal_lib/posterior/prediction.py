@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fractal_lib.checks import as_int, as_positive
+from fractal_lib.checks import as_float, as_int, as_positive
 from fractal_lib.posterior.base import Posterior, as_times
 from fractal_lib.posterior.marginals import Marginals
 from fractal_lib.posterior.observations import Observations, as_observations
 
-__all__ = ["Forecast", "Predictor"]
+__all__ = ["Forecast", "Predictor", "scaled"]
 
 
 class Forecast(NamedTuple):
@@ -49,6 +49,17 @@ class Predictor(nn.Module):
         if len({size for size in sizes.values() if size is not None}) > 1:
             got = ", ".join(f"{name} {size}" for name, size in sizes.items())
             raise ValueError(f"expected parts of one latent_size, got {got}")
+        self.calibration: Tensor
+        self.register_buffer("calibration", torch.zeros(3, dtype=torch.float64))
+
+    def set_calibration(self, numbers: Any) -> tuple[float, float, float]:
+        """What `calibrate` found, for `predict`: three numbers, which are returned."""
+        found = as_float(numbers, "calibration")
+        if found.shape != (3,) or not bool(found.isfinite().all()):
+            raise ValueError(f"expected calibration as three finite numbers, got {found.tolist()}")
+        self.calibration.copy_(found)
+        a, b, c = found.tolist()
+        return a, b, c
 
     def posterior_drift(
         self, q: Marginals, eps: Tensor, t: Tensor, duration: float
@@ -124,14 +135,22 @@ class Predictor(nn.Module):
     def predict(self, data: Observations, series: Any, t: Any) -> tuple[Tensor, Tensor]:
         """Mean and std of an observation at t (B, Q) of series (B,), given the data: (B, Q, X).
 
+        The std is as `calibrate` scaled it, if it did.
+
         Raises:
             TypeError, ValueError: for data, series or times that do not fit.
 
         Complexity: that of preparing the data, and of the posterior at B Q times.
         """
         series = as_observations(data).series_index(series)
-        q = self.posterior(self.posterior.prepare(data), series, as_times(t, series))
-        return self.likelihood.predict(q.mean, q.std)
+        prepared, t = self.posterior.prepare(data), as_times(t, series)
+        q = self.posterior(prepared, series, t)
+        mean, std = self.likelihood.predict(q.mean, q.std)
+        if not bool(self.calibration.any()):
+            return mean, std
+        noise = self.likelihood.predict(q.mean, torch.zeros_like(q.std))[1] ** 2
+        gap = prepared.spread(series, t)
+        return mean, scaled(self.calibration, gap, std**2 - noise, noise).sqrt().to(std)
 
     @torch.no_grad()
     def filter(self, data: Observations, series: Any, t: Any) -> tuple[Tensor, Tensor]:
@@ -216,3 +235,9 @@ class Predictor(nn.Module):
 
 def _normal(shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+def scaled(calibration: Tensor, gap: Tensor, path: Tensor, noise: Tensor) -> Tensor:
+    """Variance of a prediction, see `calibrate`: ``gap`` is log(1 + h), the others variances."""
+    a, b, c = calibration
+    return (a + b * gap).exp() * path + c.exp() * noise

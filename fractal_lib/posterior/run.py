@@ -111,7 +111,8 @@ class Run:
         data, plan = self.data, self.plan
         series = _draw_series(len(data), plan.batch_size, self.generator, data.values.device)
         prepared = self.prepared[len(self.history["nll"]) % len(self.prepared)]
-        terms = self.model(data, prepared, series, plan.num_times, self.generator)
+        weight = () if plan.hiding is None else (plan.hiding.weight,)
+        terms = self.model(data, prepared, series, plan.num_times, self.generator, *weight)
         loss = terms.negative_elbo.mean()
         self.optimizer.zero_grad()
         loss.backward()

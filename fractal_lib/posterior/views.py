@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fractal_lib.checks import as_int
+from fractal_lib.checks import as_int, as_positive
 from fractal_lib.posterior.observations import Observations
 
 __all__ = ["Hiding"]
@@ -27,6 +27,8 @@ class Hiding:
         stretches: mean share of rows hidden in stretches, below 1/2.
         scattered: mean share of the others hidden one by one, below 1/2.
         views: how many are drawn, before training.
+        weight: of a hidden row in the loss, against one that is read. 1 is what a bound would have;
+            more, where the score of holes matters more than the path.
 
     Raises:
         TypeError: for what is not a number. ValueError: for shares outside [0, 1/2), or counts
@@ -43,11 +45,13 @@ class Hiding:
     longest: int
     stretches: float = 0.25
     scattered: float = 0.2
-    views: int = 64
+    views: int = 48
+    weight: float = 1.0
 
     def __post_init__(self):
         for name in ("longest", "views"):
             object.__setattr__(self, name, as_int(getattr(self, name), name, least=1))
+        object.__setattr__(self, "weight", as_positive(self.weight, "weight"))
         for name in ("stretches", "scattered"):
             share = getattr(self, name)
             if not isinstance(share, int | float) or not 0 <= share < 0.5:
@@ -64,7 +68,7 @@ class Hiding:
         one_by_one = uniform(*shape) < 2 * self.scattered * uniform(len(data), 1)
         hidden = one_by_one | self._in_stretches(uniform, shape, device)
         rows = data.rows
-        # the row that would be hidden last stays
+        # one of them stays
         spared = torch.where(rows, uniform(*shape), -1).argmax(1, keepdim=True)
         return data.hide(hidden.scatter(1, spared, False))
 
