@@ -19,8 +19,8 @@ from fractal_lib.posterior import (
     TimeEmbedding,
     fit,
 )
-from fractal_lib.posterior.features import Features
 from fractal_lib.posterior.heads import affine_net
+from fractal_lib.posterior.reader import Features
 from fractal_lib.progress import progress_bar
 
 __all__ = ["Variant", "ladder_ablation", "variants"]

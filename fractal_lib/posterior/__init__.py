@@ -2,6 +2,7 @@
 
 from fractal_lib.posterior.adapter import LadderAffine
 from fractal_lib.posterior.base import Posterior, TimeEmbedding
+from fractal_lib.posterior.calibration import calibrate
 from fractal_lib.posterior.elbo import ElboTerms, LatentSDE
 from fractal_lib.posterior.features import DataPyramid
 from fractal_lib.posterior.frames import observations_from_frame
@@ -15,11 +16,13 @@ from fractal_lib.posterior.prediction import Forecast
 from fractal_lib.posterior.recurrent import RecurrentPosterior
 from fractal_lib.posterior.saving import load_model, save_model
 from fractal_lib.posterior.sde import KnownPrior, PriorSDE
+from fractal_lib.posterior.splines import DataSplines
 from fractal_lib.posterior.training import Diverged, evaluate, fit
 from fractal_lib.posterior.views import Hiding
 
 __all__ = [
     "DataPyramid",
+    "DataSplines",
     "Diverged",
     "ElboTerms",
     "Forecast",
@@ -38,6 +41,7 @@ __all__ = [
     "TimeEmbedding",
     "TrainingPlan",
     "UltimateFractalPosteriorAffine",
+    "calibrate",
     "evaluate",
     "fit",
     "load_model",

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from fractal_lib.checks import as_float
 from fractal_lib.posterior.base import as_times
-from fractal_lib.posterior.features import DataPyramid
 from fractal_lib.posterior.heads import Coefficients
 from fractal_lib.posterior.ladder import LadderPosterior
 from fractal_lib.posterior.marginals import Marginals
 from fractal_lib.posterior.observations import Observations
+from fractal_lib.posterior.reader import Reader
 
 __all__ = ["LadderAffine"]
 
@@ -48,7 +48,7 @@ class LadderAffine(nn.Module):
         if not isinstance(posterior, LadderPosterior):
             raise TypeError(f"expected a LadderPosterior, got {type(posterior).__name__}")
         self.posterior = posterior
-        self._last: tuple[Tensor, int, DataPyramid] | None = None
+        self._last: tuple[Tensor, int, Reader] | None = None
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_last": None}  # a pyramid is made again, not copied or saved
@@ -76,7 +76,7 @@ class LadderAffine(nn.Module):
         series = torch.arange(len(prepared.data), device=prepared.data.values.device)
         return self.posterior(prepared, series, as_times(t, series))
 
-    def _prepared(self, ctx: Tensor) -> DataPyramid:
+    def _prepared(self, ctx: Tensor) -> Reader:
         last, version = self._last, 0 if ctx.is_inference() else ctx._version
         if last is None or last[0] is not ctx or last[1] != version:
             data = Observations(ctx.detach(), duration=self.posterior.duration)

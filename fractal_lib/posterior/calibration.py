@@ -29,7 +29,7 @@ def calibrate(
     rows. Mean and bound stay as they are.
 
     Args:
-        model: trained; its posterior a `LadderPosterior` that reads both sides.
+        model: trained; its posterior a `LadderPosterior` that reads splines.
         data: `Observations` that it was trained on.
         hiding: how rows are hidden; the views are not those of training.
         rows: hidden rows that are scored, about.
@@ -39,12 +39,17 @@ def calibrate(
         a, b and c, which the model keeps as ``calibration``.
 
     Raises:
-        TypeError: for data that are not `Observations`. ValueError: for a posterior without a
-            bridge.
+        TypeError: for data that are not `Observations`. ValueError: for a posterior that
+            reads no splines, or if nothing is hidden.
 
     Complexity: that of a posterior at ``rows`` times, and of 8 views. Source: Gneiting and Raftery
     (2007) for the score; chapter ``posterior/irregular``.
     """
+    if not hasattr(model.posterior.prepare(as_observations(data)[[0]]), "spread"):
+        raise ValueError(
+            "calibrate needs a posterior that knows gaps, LadderPosterior(..., gaps=True) with "
+            f"splines, got {type(model.posterior).__name__}"
+        )
     generator = torch.Generator(as_observations(data).values.device).manual_seed(seed)
     rows, parts = as_int(rows, "rows", least=1), []
     for _ in range(8):

@@ -1,75 +1,51 @@
-"""What the ladder posterior reads: the pyramid of the observations themselves (chapter
+"""The pyramid of the observations themselves, as a posterior reads it (chapter
 ``posterior/latent_sde``).
 """
-
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fractal_lib.attention.base import no_autocast, position
+from fractal_lib.attention.base import no_autocast
 from fractal_lib.attention.tree import all_levels
 from fractal_lib.checks import as_int
 from fractal_lib.curves.splines import bspline_weights
-from fractal_lib.posterior.base import as_times
-from fractal_lib.posterior.bridge import WIDTHS, Bridge
 from fractal_lib.posterior.observations import Observations, as_observations
 from fractal_lib.posterior.packed import PackedPyramids
-from fractal_lib.posterior.smoothing import STRENGTHS, SmoothingSplines
+from fractal_lib.posterior.reader import Features, Reader
 
-__all__ = ["DataPyramid", "Features", "features_of", "levels_of"]
+__all__ = ["DataPyramid", "levels_of"]
 
 FILL = 0.05  # how much a missing row counts, with the value of the level above
 
 
-class Features(NamedTuple):
-    """What is read at t, and its derivative in t: (B, Q, F) both."""
-
-    value: Tensor
-    slope: Tensor
-
-
-def levels_of(n: int, levels: int | None) -> int:
-    """A number of levels that n rows have; default all. Raises: ValueError for more."""
-    has = all_levels(n)
-    return has if levels is None else as_int(levels, "levels", least=1, most=has)
-
-
-def features_of(channels: int, levels: int, gaps: bool, bridge: bool, groups: int = 1) -> int:
-    """How many numbers are read at t: value and slope of each channel and level; with ``gaps`` the
-    fraction observed of each level and group of channels; with ``bridge`` what `Bridge` and
-    `SmoothingSplines` read.
-
-    >>> features_of(channels=3, levels=6, gaps=True, bridge=False)
-    42
+def levels_of(n: int, levels: int | None, default: int | None = None) -> int:
+    """A number of levels that n rows have; default all, or at most ``default``. Raises: ValueError
+    for more than there are.
     """
-    features = levels * (2 * channels + groups * gaps)
-    both_sides = channels + groups * len(WIDTHS) + 2 * channels * len(STRENGTHS)
-    return features + bridge * both_sides
+    has = all_levels(n)
+    if levels is None:
+        return has if default is None else min(has, default)
+    return as_int(levels, "levels", least=1, most=has)
 
 
-class DataPyramid:
-    """The pyramid of a data set, built once, and what is read from it.
+class DataPyramid(Reader):
+    """Means of the data on every scale around t, and their slopes.
+
+    On level k the value is a mean under the B-spline of width 2^k, and the slope its derivative in
+    units of that width. Where rows are missing, the level above stands in for them with a small
+    weight, so that a gap is filled smoothly.
 
     Args:
         data: `Observations`.
         levels: number of levels, of those that n has; default all.
-        gaps: whether the fraction observed is among the features; default whether ``data`` has a
-            mask or times of its own.
-        n: bins of level 0, for times of their own; default the rows of ``data``.
+        gaps, n, per_channel: as in `Reader`; with ``gaps`` the fraction observed is told too.
         causal: whether nothing after t is read.
-        per_channel: whether each channel is read as a series of its own; default whether single
-            channels are missing.
-        bridge: whether the nearest observations on both sides are read too, see `Bridge`, and
-            smoothing splines, see `SmoothingSplines`.
 
     Attributes:
-        data: what it was made from.
-        out_features: F, numbers in a feature vector, see `features_of`.
+        out_features: F = 2 X L, with ``gaps`` as many as levels and groups more.
 
     Raises:
-        TypeError: for data that are not `Observations`. ValueError: for more levels than n has, or
-            an even grid of another n.
+        TypeError, ValueError: as `Reader`; for more levels than n has.
 
     Source: chapters ``attention/fractal`` and ``posterior/latent_sde``. Complexity: O(S N X) once,
     then O(log N) a time.
@@ -83,69 +59,15 @@ class DataPyramid:
         *,
         n: int | None = None,
         causal: bool = False,
-        bridge: bool = False,
         per_channel: bool | None = None,
     ):
-        n = as_observations(data).n if n is None else as_int(n, "n", least=1)
-        if data.t is None and n != data.n:
-            raise ValueError(f"expected n = {data.n}, the rows of an even grid, got {n}")
-        if bridge and causal:
-            raise ValueError("expected causal or bridge: the far side of a bridge is not past")
-        levels = levels_of(n, levels)
-        known = data.observed is not None or data.t is not None
-        self.data, self.causal = data, bool(causal)
-        self.gaps = known if gaps is None else bool(gaps)
-        masked = data.observed is not None and data.observed.dim() == 3
-        if masked and per_channel is False:
-            raise ValueError("single channels are missing: expected per_channel=True, got False")
-        self.groups = data.channels if masked or per_channel else 1
-        values, observed, times = _alike(data, self.groups)
-        self.pyramids = PackedPyramids(values, observed, times, n, levels)
-        self.bridge = self.splines = None
-        if bridge:
-            place = _rows_of(values, times, n)
-            self.bridge = Bridge(values, observed, place)
-            self.splines = SmoothingSplines(values, observed, place, n)
-        self.out_features = features_of(data.channels, levels, self.gaps, bridge, self.groups)
+        super().__init__(as_observations(data), n, gaps, per_channel)
+        levels, self.causal = levels_of(self.n, levels), bool(causal)
+        self.pyramids = PackedPyramids(*self.tables(), self.n, levels)
+        self.out_features = levels * (2 * data.channels + self.groups * self.gaps)
 
-    def read(self, series: Any, t: Any) -> Features:
-        """Value and slope of every level at t (B, Q) of series (B,), and the fraction observed.
-
-        On level k the value is a mean under the B-spline of width 2^k, and the slope its derivative
-        in units of that width. Where rows are missing, the level above stands in for them with a
-        small weight, so that a gap is filled smoothly.
-        """
-        series, t = self._grouped(self.data.series_index(series), t)
-        features = self._read(series, t)
-        if self.groups > 1:
-            parts = (part.unflatten(0, (-1, self.groups)).transpose(1, 2) for part in features)
-            features = Features(*(part.flatten(-2) for part in parts))
-        return features
-
-    def spread(self, series: Any, t: Any) -> Tensor:
-        """log(1 + h) at t (B, Q) of series (B,), one of a series or of each channel: (B, Q, 1 or
-        X). h is the variance of a Brownian bridge between the observations around t, in rows.
-
-        Raises:
-            ValueError: if the bridge is not read.
-        """
-        if self.bridge is None:
-            raise ValueError("expected a posterior that reads both sides: bridge=True")
-        series, t = self._grouped(self.data.series_index(series), t)
-        h, _ = self.bridge.spread(series, position(t, self.pyramids.tree.n))  # (B G, Q, 1)
-        return torch.log1p(h).unflatten(0, (-1, self.groups)).transpose(1, 2).flatten(-2)
-
-    def _grouped(self, series: Tensor, t: Any) -> tuple[Tensor, Tensor]:
-        """Series and times of every group of channels, (B G,) and (B G, Q)."""
-        t, groups = as_times(t, series), self.groups
-        if groups == 1:
-            return series, t
-        series = (series.unsqueeze(1) * groups + _count(groups, series)).flatten()
-        return series, t.repeat_interleave(groups, 0)
-
-    def _read(self, series: Tensor, t: Tensor) -> Features:
-        pyramids, n = self.pyramids, self.pyramids.tree.n
-        x, stride = position(t, n), pyramids.stride.unsqueeze(-1)  # (L, 1)
+    def _read(self, series: Tensor, x: Tensor) -> Features:
+        pyramids, stride = self.pyramids, self.pyramids.stride.unsqueeze(-1)  # (L, 1)
         nodes = pyramids.around(series, self._places(x))
         # (B, Q, L, 3, 4)
         weight = torch.stack([bspline_weights(nodes.fraction, k) for k in (0, 1, 2)], -2)
@@ -163,14 +85,9 @@ class DataPyramid:
                     for part in (nodes.there, lacking.clamp(min=0))
                 )
                 parts = _filled(there, lacking, nodes.values, self.causal)
-            # (B, Q, L, 2 X [+ 1])
-            value, slope = (torch.cat(part if self.gaps else part[:2], -1) for part in parts)
-            value, slope = value.flatten(-2), (slope / stride).flatten(-2).to(dtype)
-            for reader in (self.bridge, self.splines):
-                if reader is not None:
-                    more, more_dx = reader.read(series, x)
-                    value, slope = torch.cat([value, more], -1), torch.cat([slope, more_dx], -1)
-        return Features(value, slope * (n - 1))  # from rows to t
+        # (B, Q, L, 2 X [+ 1])
+        value, slope = (torch.cat(part if self.gaps else part[:2], -1) for part in parts)
+        return Features(value.flatten(-2), (slope / stride).to(dtype).flatten(-2))
 
     def _places(self, x: Tensor) -> Tensor:
         """What each level is read at, (B, Q, L), for positions x (B, Q)."""
@@ -180,31 +97,6 @@ class DataPyramid:
         # The last of four nodes, floor(u) + 2, must end at or before x: its last row is (floor(u) +
         # 3) 2^k - 1, and a bin reaches half a row further.
         return x + (1.0 if self.data.t is None else 0.5) - 3.0 * stride
-
-
-def _count(size: int, like: Tensor) -> Tensor:
-    return torch.arange(size, device=like.device)
-
-
-def _rows_of(values: Tensor, times: Tensor | None, n: int) -> Tensor:
-    """Where each row stands, (S, N) float64, from 0 to n - 1."""
-    if times is not None:
-        return times * (n - 1)
-    return _count(n, values).double().expand(len(values), -1)
-
-
-def _alike(data: Observations, groups: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Values, mask and times for pyramids; with as many groups as channels each is a series."""
-    if groups == 1:
-        return data.values, data.observed, data.t
-    values, observed, times = data.values, data.observed, data.t
-    if observed is not None and observed.dim() == 2:
-        observed = observed.unsqueeze(-1).expand_as(values)
-    values, observed = (
-        None if part is None else part.transpose(1, 2).flatten(0, 1) for part in (values, observed)
-    )
-    times = None if times is None else times.repeat_interleave(groups, 0)
-    return values.unsqueeze(-1), observed, times
 
 
 def _ratio(weight: Tensor, values: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:

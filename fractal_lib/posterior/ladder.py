@@ -1,18 +1,21 @@
-"""A posterior without recurrence: it reads the observations' own pyramid (chapter
+"""A posterior without recurrence: it reads the observations themselves (chapter
 ``posterior/latent_sde``).
 """
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fractal_lib.checks import as_int, as_positive
 from fractal_lib.posterior.base import Posterior, TimeEmbedding, as_times
-from fractal_lib.posterior.features import DataPyramid, features_of, levels_of
+from fractal_lib.posterior.features import DataPyramid, levels_of
+from fractal_lib.posterior.gaps import WIDTHS
 from fractal_lib.posterior.heads import affine_net
 from fractal_lib.posterior.marginals import Marginals, push_forward
 from fractal_lib.posterior.observations import Observations, as_observations
+from fractal_lib.posterior.reader import Reader
+from fractal_lib.posterior.splines import LEVELS, DataSplines
 
 __all__ = ["LadderPosterior"]
 
@@ -23,23 +26,22 @@ class LadderPosterior(Posterior):
     """A posterior that costs the same however long the series: it reads the observations, and
     encodes nothing.
 
-    The value and the slope of the data at every scale around t, `DataPyramid.read`, go through the
-    network of `PosteriorAffine`, and the mean has a linear part beside it. There is no recurrence
-    and no header. (m, s) is continuous in t, and its derivative is exact.
+    What the data are like at every scale around t, `DataSplines.read`, goes through the network of
+    `PosteriorAffine`; the mean has a linear part beside it. There is no recurrence and no header.
+    (m, s) is continuous in t, and its derivative is exact.
 
     Args:
         latent_size: Z.
         hidden_size: H.
         channels: X.
-        n: rows of a series; for times of their own, the bins of level 0.
+        n: rows of a series; for times of their own, rows of the grid that they are pooled on.
         duration: T, of the series.
-        levels: number of levels, of those that n has; default all.
+        levels: number of levels, of those that n has; default at most 6 of splines, all of means.
         time_embedding: what the network reads of the time; default t itself.
-        gaps: whether the network reads the fraction observed at each level. It is fixed here: a
-            complete series then reads as observed throughout.
+        gaps: whether the network reads how far observations are. It is fixed here: a complete
+            series then reads as observed throughout.
         causal: whether it reads the past of t alone, for `LatentSDE.filter`.
-        bridge: whether it reads the nearest observations on both sides too, see `Bridge`; default
-            unless it is causal.
+        features: "splines", or "means", the pyramid of `DataPyramid`, which a causal one reads.
         per_channel: whether single channels may be missing; each is then read by itself.
         init_logstd: log std before training.
         device, dtype: of the parameters.
@@ -47,10 +49,11 @@ class LadderPosterior(Posterior):
     `LadderPosterior.of` takes the sizes from data.
 
     Raises:
-        TypeError, ValueError: for sizes below 1, or more levels than n has.
+        TypeError, ValueError: for sizes below 1, more levels than n has, other features, or splines
+            that should be causal.
 
-    Complexity: O(log(N) X + H^2) a time, after O(S N X) once for a data set. Source: chapter
-    ``posterior/latent_sde``.
+    Complexity: O(L X + H^2) a time, L at most log2(n) + 1, after O(S N X) once for a data set.
+    Source: chapter ``posterior/latent_sde``.
 
     >>> data = Observations(torch.randn(5, 1000, 2))
     >>> posterior = LadderPosterior(latent_size=3, hidden_size=16, channels=2, n=1000)
@@ -71,7 +74,7 @@ class LadderPosterior(Posterior):
         time_embedding: TimeEmbedding | None = None,
         gaps: bool = False,
         causal: bool = False,
-        bridge: bool | None = None,
+        features: str | None = None,
         per_channel: bool = False,
         init_logstd: float = -0.5,
         device: torch.device | str | None = None,
@@ -82,21 +85,24 @@ class LadderPosterior(Posterior):
         self.hidden_size = as_int(hidden_size, "hidden_size", least=1)
         self.channels, self.n = as_int(channels, "channels", least=1), as_int(n, "n", least=1)
         self.duration = as_positive(duration, "duration")
-        self.levels = levels_of(self.n, levels)
         self.gaps, self.causal = bool(gaps), bool(causal)
+        self.features = features or ("means" if causal else "splines")
+        if self.features not in ("splines", "means") or (causal and self.features != "means"):
+            raise ValueError(
+                'expected features "splines" or "means", and means if causal, got ' + repr(features)
+            )
+        splines = self.features == "splines"
+        self.levels = levels_of(self.n, levels, LEVELS if splines else None)
         self.time_embedding = time_embedding or TimeEmbedding(device=device)
-        self.bridge = not causal if bridge is None else bool(bridge)
         self.per_channel = bool(per_channel)
         groups = self.channels if self.per_channel else 1
-        self.in_features = features_of(self.channels, self.levels, self.gaps, self.bridge, groups)
+        told = len(WIDTHS) if splines else self.levels  # numbers that tell gaps
+        self.in_features = 2 * self.channels * self.levels + groups * self.gaps * told
         inputs = self.in_features + self.time_embedding.out_features
         sizes = inputs, self.hidden_size, self.latent_size
         self.net = affine_net(*sizes, init_logstd, device=device, dtype=dtype)
-        # what is read is nearly an answer: the network mends it
-        self.skip = nn.Linear(
-            self.in_features, self.latent_size, bias=False, device=device, dtype=dtype
-        )
-        self._start()
+        # one value that was read is nearly an answer: the network mends it
+        self.skip = nn.Linear(self.channels, self.latent_size, device=device, dtype=dtype)
 
     @classmethod
     def of(cls, data: Observations, latent_size: int, hidden_size: int, **settings: Any):
@@ -117,28 +123,24 @@ class LadderPosterior(Posterior):
     def settings(self) -> dict[str, Any]:
         """The arguments that make it again."""
         names = "latent_size hidden_size channels n duration levels time_embedding gaps causal"
-        return {name: getattr(self, name) for name in f"{names} bridge per_channel".split()} | {
-            "init_logstd": self.net.init_logstd
-        }
+        names = f"{names} features per_channel".split()
+        return {name: getattr(self, name) for name in names} | {"init_logstd": self.net.init_logstd}
 
     def reset_parameters(self) -> None:
         """All parameters as drawn anew."""
         self.net.reset_parameters()
-        self._start()
-
-    def _start(self) -> None:
-        nn.init.normal_(self.skip.weight, std=0.1 / self.in_features**0.5)
+        self.skip.reset_parameters()
 
     def extra_repr(self) -> str:
         """What it reads, and sizes."""
         return (
             f"n={self.n}, channels={self.channels}, levels={self.levels}, gaps={self.gaps}, "
-            f"causal={self.causal}, bridge={self.bridge}, per_channel={self.per_channel}, "
+            f"causal={self.causal}, features={self.features!r}, per_channel={self.per_channel}, "
             f"latent_size={self.latent_size}, hidden_size={self.hidden_size}"
         )
 
-    def prepare(self, data: Observations) -> DataPyramid:
-        """The data's pyramid: once for a data set.
+    def prepare(self, data: Observations) -> Reader:
+        """What is read of the data: once for a data set.
 
         Raises:
             TypeError, ValueError: for data that this posterior does not read.
@@ -150,27 +152,21 @@ class LadderPosterior(Posterior):
                     f"this posterior reads series of {name} = {getattr(self, name)}, the data have "
                     f"{name} = {getattr(data, name)}"
                 )
-        return DataPyramid(
-            data,
-            self.levels,
-            self.gaps,
-            n=self.n,
-            causal=self.causal,
-            bridge=self.bridge,
-            per_channel=self.per_channel,
-        )
+        settings: dict[str, Any] = {"n": self.n, "per_channel": self.per_channel}
+        if self.features == "splines":
+            return DataSplines(data, self.levels, self.gaps, **settings)
+        return DataPyramid(data, self.levels, self.gaps, causal=self.causal, **settings)
 
-    def forward(self, prepared: DataPyramid, series: Any, t: Any) -> Marginals:
+    def forward(self, prepared: Reader, series: Any, t: Any) -> Marginals:
         """Mean and std, and their derivatives, at t (B, Q) of series (B,)."""
-        if not isinstance(prepared, DataPyramid) or prepared.out_features != self.in_features:
+        if not isinstance(prepared, Reader) or prepared.out_features != self.in_features:
             got = getattr(prepared, "out_features", type(prepared).__name__)
             raise TypeError(
                 f"expected what prepare(data) of this posterior returned, {self.in_features} "
                 f"features a time, got {got}"
             )
-        series = prepared.data.series_index(series)
-        t = as_times(t, series)
-        dtype = next(self.net.parameters()).dtype
+        t = as_times(t, prepared.data.series_index(series))
+        dtype = self.skip.weight.dtype
         with torch.no_grad():  # the data do not change
             value, slope = (part.to(dtype) for part in prepared.read(series, t))
             time, time_dt = self.time_embedding(t, dtype)
@@ -178,5 +174,12 @@ class LadderPosterior(Posterior):
         (mean, log_std), (mean_dt, log_std_dt) = (
             part.chunk(2, dim=-1) for part in push_forward(self.net, inputs, inputs_dt)
         )
+        near, near_dt = (self._first(part) for part in (value, slope))
         std = log_std.exp()
-        return Marginals(mean + self.skip(value), std, mean_dt + self.skip(slope), std * log_std_dt)
+        mean, mean_dt = mean + self.skip(near), mean_dt + near_dt @ self.skip.weight.mT
+        return Marginals(mean, std, mean_dt, std * log_std_dt)
+
+    def _first(self, features: Tensor) -> Tensor:
+        """Of each channel the value that is read first, (B, Q, X)."""
+        groups = self.channels if self.per_channel else 1
+        return features.unflatten(-1, (groups, -1))[..., : self.channels // groups].flatten(-2)

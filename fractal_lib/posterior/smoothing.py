@@ -5,15 +5,20 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["STRENGTHS", "SmoothingSplines", "hermite", "solve_block_tridiagonal"]
+__all__ = ["SplineLadder", "hermite", "solve_block_tridiagonal"]
 
-STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Smoothing lengths in gaps: the least follows the observations, the last shows a trend."""
-BASE = 1  # the strength whose value is read as it is; of the others the difference from it
+SHORTEST = 0.5  # smoothing length of level 0, in gaps between observations
+BASE = 1  # the level whose value is read as it is; of the others the difference from it
 RIDGE = 1e-6  # what decides a slope that one observation leaves open: nearly 0
 
 # int f''^2 of a cubic on [0, 1] with values and slopes (v0, v0', v1, v1') at its ends
 BEND = [[12.0, 6, -12, 6], [6, 4, -6, 2], [-12, -6, 12, -6], [6, 2, -6, 4]]
+# the same four numbers of its left and its right half, slopes in the half's own width
+_MIDDLE = [[0.5, 0.125, 0.5, -0.125], [-0.75, -0.125, 0.75, -0.125]]
+HALVES = [
+    [[1.0, 0, 0, 0], [0, 0.5, 0, 0], *_MIDDLE],
+    [*_MIDDLE, [0, 0, 1.0, 0], [0, 0, 0, 0.5]],
+]
 
 
 def hermite(u: Tensor, n: int = 0) -> Tensor:
@@ -78,88 +83,115 @@ def _inverse(m: Tensor) -> Tensor:
     return adjugate / (a * d - b * c)[..., None, None]
 
 
-class SmoothingSplines:
-    """The curve f that minimises sum (x_i - f(t_i))^2 + b int f''^2, at several strengths b.
+class SplineLadder:
+    """Smoothing splines on every scale: level k is a cubic spline on cells of width 2^k, which
+    minimises
 
-    It is a cubic between the rows of an even grid, with observations at their exact times. With
-    gaps of length h between them, b = (c h)^4 / h smooths over c gaps.
+        sum_i (x_i - f(t_i))^2 + b_k int f''^2,    observations at their exact times.
+
+    With gaps of width h between observations, b_k = (2^k c)^4 / h smooths over 2^k c, half a gap on
+    level 0. What a cell must know of its observations, 4 x 4 and 4 x X sums, pools by two exactly,
+    as cubics are nested: so all levels together cost twice the first.
 
     Args:
         values: (S, N, X).
         observed: (S, N) bool, or None for all.
         place: (S, N) float64, where each row stands, from 0 to n - 1.
         n: rows of the grid.
+        levels: number of levels.
 
-    Complexity: O(S n X) a strength once, in float64; then 2 rows a strength and time. Source:
-    Green and Silverman (1994); chapter ``posterior/irregular``.
+    Attributes:
+        out_features: 2 L X.
+
+    Complexity: O(S (N + n) X) once, in float64 and log2(n) steps a level; then 2 nodes a level and
+    time. Source: Green and Silverman (1994) for the spline; chapter ``posterior/irregular``.
     """
 
-    def __init__(self, values: Tensor, observed: Tensor | None, place: Tensor, n: int):
-        self.cells, dtype = max(n - 1, 1), values.dtype
+    def __init__(self, values: Tensor, observed: Tensor | None, place: Tensor, n: int, levels: int):
         there = torch.ones_like(place) if observed is None else observed.to(place)
+        values = torch.where(there.unsqueeze(-1) > 0, values, 0)
         gap = _typical_gap(place, there)  # (S,)
-        cell = place.floor().long().clamp(0, self.cells - 1)
-        weight = hermite(place - cell) * there.unsqueeze(-1)  # (S, N, 4)
-        squares = _sums(cell, weight.unsqueeze(-1) * weight.unsqueeze(-2), self.cells)
-        values = torch.where(there.unsqueeze(-1) > 0, values, 0).double().unsqueeze(-2)
-        products = _sums(cell, weight.unsqueeze(-1) * values, self.cells)  # (S, cells, 4, X)
-        bend = torch.tensor(BEND, dtype=torch.float64, device=place.device)
-        curves = [
-            _solve(squares + (c**4 * gap**3)[:, None, None, None] * bend, products)
-            for c in STRENGTHS
-        ]
-        # (S cells, K, 4, X)
-        self.ends = torch.stack(curves, 2).flatten(0, 1).to(dtype)
-        self.length = gap.unsqueeze(1) * place.new_tensor(STRENGTHS)  # (S, K)
+        squares, products = _cell_sums(values.double(), there, place, max(n - 1, 1))
+        strength = (SHORTEST * gap) ** 4 / gap  # in rows
+        packed = []
+        for k in range(levels):
+            if k:  # a cell, and so the unit of its lengths, is twice as wide
+                squares, products = _pooled(squares), _pooled(products, sums=False)
+                strength = 2 * strength
+            nodes = _smooth(squares, products, strength)
+            packed.append(torch.cat([nodes[:, :-1], nodes[:, 1:]], 2))  # (S, cells, 4, X)
+        self.sizes = torch.tensor([len(part[0]) for part in packed], device=place.device)
+        self.offset = self.sizes.cumsum(0) - self.sizes
+        self.ends = torch.cat(packed, 1).flatten(0, 1).to(values.dtype)  # (S P, 4, X)
+        self.packed = int(self.sizes.sum())
+        self.length = SHORTEST * gap  # (S,) in cells, the same on every level
+        self.width = 2.0 ** torch.arange(levels, device=place.device, dtype=torch.float64)
+        self.out_features = 2 * levels * values.shape[2]
 
     def read(self, series: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and slopes per row, (B, Q, 2 K X) both, at positions x (B, Q) of series (B,).
+        """Values and slopes per row, (B, Q, 2 L X) both, at positions x (B, Q) of series (B,).
 
-        The value at one strength, the others' differences from it, and the slopes of all, a slope
-        in units of its smoothing length.
+        The value of one level, the others' differences from it, and the slopes of all, each in
+        units of its smoothing length.
         """
-        cell = x.floor().long().clamp(0, self.cells - 1)
+        place = x.unsqueeze(-1) / self.width  # (B, Q, L)
+        cell = torch.minimum(place.floor().long().clamp(min=0), self.sizes - 1)
         dtype = self.ends.dtype
-        weight = torch.stack([hermite(x - cell, n) for n in (0, 1, 2)], -2).to(dtype)
-        ends = self.ends[cell + series.unsqueeze(1) * self.cells]  # (B, Q, K, 4, X)
-        value, slope, second = (weight.unsqueeze(2) @ ends).unbind(-2)  # (B, Q, K, X)
-        length = self.length[series][:, None, :, None].to(dtype)
+        weight = torch.stack([hermite(place - cell, n) for n in (0, 1, 2)], -2).to(dtype)
+        ends = self.ends[cell + self.offset + (series * self.packed)[:, None, None]]
+        value, slope, bend = (weight @ ends).unbind(-2)  # (B, Q, L, X), per cell of the level
+        length = self.length[series][:, None, None, None].to(dtype)
+        per_row = (1 / self.width).to(dtype).unsqueeze(-1)
         return (
             torch.cat([_from_base(value), length * slope], 2).flatten(-2),
-            torch.cat([_from_base(slope), length * second], 2).flatten(-2),
+            torch.cat([_from_base(slope * per_row), length * bend * per_row], 2).flatten(-2),
         )
 
 
 def _from_base(parts: Tensor) -> Tensor:
-    """(B, Q, K, X): the base, and the others' differences from it."""
-    base = parts[:, :, BASE : BASE + 1]
-    return torch.cat([base, parts[:, :, :BASE] - base, parts[:, :, BASE + 1 :] - base], 2)
+    """(B, Q, L, X): that of the base first, then the others' differences from it."""
+    at = min(BASE, parts.shape[2] - 1)
+    base = parts[:, :, at : at + 1]
+    return torch.cat([base, parts[:, :, :at] - base, parts[:, :, at + 1 :] - base], 2)
 
 
 def _typical_gap(place: Tensor, there: Tensor) -> Tensor:
     """(S,) median distance of neighbours, in rows; 1 where there are none."""
-    last = torch.where(there > 0, place, torch.inf).sort(1).values
-    gaps = last.diff(dim=1)
-    gaps = torch.where(gaps.isfinite() & (gaps > 0), gaps, torch.nan)
+    gaps = torch.where(there > 0, place, torch.inf).sort(1).values.diff(dim=1)
     if gaps.shape[1] == 0:
         return torch.ones_like(place[:, 0])
+    gaps = torch.where(gaps.isfinite() & (gaps > 0), gaps, torch.nan)
     return gaps.nanmedian(1).values.nan_to_num(1.0).clamp(min=0.125)
 
 
-def _sums(cell: Tensor, parts: Tensor, cells: int) -> Tensor:
-    """Sums over the rows (S, N, ...) of each cell: (S, cells, ...)."""
-    flat = parts.flatten(2)
-    sums = flat.new_zeros(len(flat), cells, flat.shape[2])
-    sums.scatter_add_(1, cell.unsqueeze(-1).expand_as(flat), flat)
-    return sums.unflatten(2, parts.shape[2:])
+def _cell_sums(values: Tensor, there: Tensor, place: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """Of the observations in each cell the sums of w w^T, (S, cells, 4, 4), and w x^T, (S, cells,
+    4, X), with w their Hermite weights.
+    """
+    cell = place.floor().long().clamp(0, cells - 1)
+    w = (hermite(place - cell) * there.unsqueeze(-1)).unsqueeze(-1)  # (S, N, 4, 1)
+    parts = torch.cat([w * w.mT, w * values.unsqueeze(-2)], -1).flatten(2)
+    sums = parts.new_zeros(len(parts), cells, parts.shape[2])
+    sums.scatter_add_(1, cell.unsqueeze(-1).expand_as(parts), parts)
+    squares, products = sums.unflatten(2, (4, -1)).split([4, values.shape[2]], -1)
+    return squares, products
 
 
-def _solve(squares: Tensor, products: Tensor) -> Tensor:
-    """Values and slopes at both ends of each cell, (S, cells, 4, X)."""
-    pad = nn.functional.pad
-    first, last = (0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 1, 0)
-    diagonal = pad(squares[..., :2, :2], first) + pad(squares[..., 2:, 2:], last)
+def _pooled(sums_of: Tensor, sums: bool = True) -> Tensor:
+    """The sums of cells twice as wide: of w w^T, or of w x^T."""
+    if sums_of.shape[1] % 2:
+        sums_of = torch.cat([sums_of, torch.zeros_like(sums_of[:, :1])], 1)
+    left, right = torch.tensor(HALVES, dtype=sums_of.dtype, device=sums_of.device)
+    a, b = left.mT @ sums_of[:, ::2], right.mT @ sums_of[:, 1::2]
+    return a @ left + b @ right if sums else a + b
+
+
+def _smooth(squares: Tensor, products: Tensor, strength: Tensor) -> Tensor:
+    """Values and slopes at the nodes, (S, cells + 1, 2, X)."""
+    bend = torch.tensor(BEND, dtype=squares.dtype, device=squares.device)
+    system = squares + strength[:, None, None, None] * bend
+    pad, first, last = nn.functional.pad, (0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 1, 0)
+    diagonal = pad(system[..., :2, :2], first) + pad(system[..., 2:, 2:], last)
     diagonal[..., 1, 1] += RIDGE
     right = pad(products[..., :2, :], first) + pad(products[..., 2:, :], last)
-    nodes = solve_block_tridiagonal(diagonal, squares[..., :2, 2:], right)
-    return torch.cat([nodes[:, :-1], nodes[:, 1:]], 2)
+    return solve_block_tridiagonal(diagonal, system[..., :2, 2:], right)
