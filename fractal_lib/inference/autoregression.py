@@ -85,8 +85,7 @@ def fit_autoregression(
     order, most = as_int(order, "order", least=1), as_int(most, "most", least=1)
     rounds, tolerance = as_int(rounds, "rounds", least=1), as_positive(tolerance, "tolerance")
     optional("scipy.optimize", "fit_autoregression()")
-    series, there = as_series(as_array(values, "values")[None], observed)
-    series, there = series[0], there[0]
+    series, there = (part[0] for part in as_series(as_array(values, "values")[None], observed))
     if there.sum() <= order + 2:
         raise ValueError(f"expected more than {order + 2} observed rows, got {there.sum()}")
     scale, centre = series[there].std(0), series[there].mean(0)
@@ -129,8 +128,7 @@ def smooth_autoregression(model: Autoregression, values: Any, observed: Any) -> 
 
     Complexity: O(n (p X)^3).
     """
-    channels = len(model.lags)
-    centred = as_array(values, "values")[None] - model.centre
+    channels, centred = len(model.lags), as_array(values, "values")[None] - model.centre
     found = kalman_smoother(centred, observed, *_companion(model, model.cov))
     return Smoothed(
         found.mean[..., :channels] + model.centre,
@@ -169,9 +167,8 @@ def _start(pieces: list[tuple[np.ndarray, np.ndarray]], order: int) -> Autoregre
     seconds = seconds[np.isfinite(seconds).all(1)]
     # of standardised values, if no three rows in turn are there
     noise = np.maximum(seconds.var(0) / 6, 1e-6) if len(seconds) > 1 else np.full(channels, 0.1)
-    lags = np.eye(channels, order * channels)
-    size = order * channels
-    return Autoregression(lags, np.diag(noise), noise, np.zeros(channels), np.eye(size), [], False)
+    lags, cov = np.eye(channels, order * channels), np.eye(order * channels)
+    return Autoregression(lags, np.diag(noise), noise, np.zeros(channels), cov, [], False)
 
 
 def _companion(model: Autoregression, cov: np.ndarray) -> tuple[np.ndarray, ...]:
