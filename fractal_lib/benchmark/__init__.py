@@ -21,6 +21,9 @@ from fractal_lib.benchmark import (  # noqa: F401  (each enters its case)
     ladder_ablation,
     co2_rivals,
     long_rivals,
+    glucose_rivals,
+    mocap_rivals,
+    forecast_rivals,
     text_task,
 )
 

@@ -3,7 +3,7 @@ ppm.
 
 A straight line between the weeks of training, a structural model smoothed by Kalman's equations,
 and a Gaussian process with a kernel made for this record. Each is fitted to the weeks that
-`co2_split` leaves, and is judged on the others.
+`co2_split` leaves, and is judged on the others; eight years in turn are held out as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ from fractal_lib.benchmark.rivals import (
     structural_model,
 )
 from fractal_lib.checks import optional
-from fractal_lib.data.co2 import co2_split
+from fractal_lib.data.co2 import HIDDEN_YEARS, co2_split
 from fractal_lib.progress import progress_bar
 
 __all__ = ["RIVALS", "co2_rivals"]
@@ -102,6 +102,7 @@ RIVALS: dict[str, Callable[[np.ndarray, np.ndarray], Predicted]] = {
 )
 def co2_rivals(
     seeds: Sequence[int] = (0, 1, 2),
+    years: Sequence[int] = HIDDEN_YEARS,
     only: Sequence[str] | None = None,
     weeks: int | None = None,
     progress: bool = True,
@@ -111,30 +112,33 @@ def co2_rivals(
 
     Args:
         seeds: of the split.
+        years: that are held out as a whole, one in a run.
         only: these rivals alone.
-        weeks: the last of the record alone, instead of all (the whole year held out is 1985).
+        weeks: the last of the record alone, instead of all.
         progress: show a bar on stderr (with tqdm if it is installed).
 
     Yields:
-        ``runs`` so far, in ppm: for each rival and seed a ``report`` of `scores` by part, seconds
-        by the wall and CPU seconds, and what the rival says of itself.
+        ``runs`` so far, in ppm: for each rival, year and seed a ``report`` of `scores` by part,
+        seconds by the wall and CPU seconds, and what the rival says of itself.
 
     Raises:
         ImportError: if statsmodels or scikit-learn is missing.
 
     Source: chapter ``posterior/real_series``.
     """
-    runs, todo = [], [(name, seed) for name in only or RIVALS for seed in seeds]
+    names = only or RIVALS
+    runs, todo = [], [(name, year, seed) for name in names for year in years for seed in seeds]
     with progress_bar(len(todo), "co2-rivals", progress) as step:
-        for name, seed in todo:
-            series, train, scattered, year = co2_split(seed)
+        for name, year, seed in todo:
+            series, train, scattered, stretch = co2_split(seed, year)
             last = slice(None if weeks is None else -weeks, None)
             # a rival never sees what it is judged by
             seen = np.where(train, series.values, np.nan)[last]
             predict = partial(RIVALS[name], seen, train[last])
-            parts = {"scattered": scattered[last], "year": year[last]}
-            run = {"rival": name, "seed": seed} | judge(predict, series.values[last], parts)
-            print_run(f"{name}, seed {seed}", run)
+            parts = {"scattered": scattered[last], "year": stretch[last]}
+            run = {"rival": name, "year": year, "seed": seed}
+            run |= judge(predict, series.values[last], parts)
+            print_run(f"{name}, {year}, seed {seed}", run)
             runs.append(run)
             step(name)
-            yield {"unit": "ppm", "seeds": list(seeds), "runs": runs}
+            yield {"unit": "ppm", "seeds": list(seeds), "years": list(years), "runs": runs}

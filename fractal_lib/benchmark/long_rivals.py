@@ -31,16 +31,16 @@ from fractal_lib.benchmark.rivals import (
     structural_model,
 )
 from fractal_lib.data.simulate import Simulation, long_lorenz
+from fractal_lib.inference.autoregression import fit_autoregression, smooth_autoregression
 from fractal_lib.inference.extended import gaussian_smoother, lorenz_moments
-from fractal_lib.inference.linear import kalman_smoother
 from fractal_lib.progress import progress_bar
 
 __all__ = ["RIVALS", "hole_lengths", "long_rivals"]
 
 NOISE, INNER = 0.3, 25  # what long_lorenz takes
 SHORT = 16  # rows in a hole at most that is called short: 0.4 units of time, twice the mean
-FITTED = 5000  # rows the variances of the trend are fitted on; twice as many for the autoregression
-ORDER, ROUNDS = 4, 20  # of the autoregression
+FITTED = 5000  # rows the variances of the trend are fitted on
+ORDER = 4  # of the autoregression
 
 
 def linear(values: np.ndarray, observed: np.ndarray, simulation: Simulation) -> Predicted:
@@ -95,59 +95,19 @@ def trend(values: np.ndarray, observed: np.ndarray, simulation: Simulation) -> P
 
 def autoregression(values: np.ndarray, observed: np.ndarray, simulation: Simulation) -> Predicted:
     """Each row a linear function of the last `ORDER` and process noise, observed with noise: about
-    the best linear smoother.
-
-    Matrices and noise by expectation maximisation on the first rows (Shumway and Stoffer, 1982), a
-    fixed number of rounds. The state holds one lag more than the model, so that its covariances are
-    all that a round needs.
+    the best linear smoother. Matrices and noise by maximum likelihood on all rows.
     """
-    centre, channels = values[observed].mean(0), values.shape[1]
-    series, size = (values - centre)[None], channels * (ORDER + 1)
-    some, there = series[:, : 2 * FITTED], observed[: 2 * FITTED]
-    # a start: a random walk, and the noise that second differences would have if the path were
-    # straight
-    lags, together = np.eye(channels, size - channels), np.eye(size)
-    noise = np.nanvar(np.diff(some[0], 2, axis=0), axis=0) / 6
-    process_noise, likelihoods = np.diag(noise), []
-    for _ in range(ROUNDS):
-        fit = kalman_smoother(some, there, *_companion(lags, process_noise, noise, together))
-        likelihoods.append(float(fit.log_likelihood[0]))
-        # (n, Z), (n, Z, Z); products from the first row that has all its lags
-        m, p = fit.mean[0], fit.cov[0]
-        together = (m[ORDER:].T @ m[ORDER:] + p[ORDER:].sum(0)) / (len(m) - ORDER)
-        past = together[channels:, channels:], together[channels:, :channels]
-        lags = np.linalg.solve(*past).T
-        process_noise = together[:channels, :channels] - lags @ past[1]
-        process_noise = (process_noise + process_noise.T) / 2
-        here = slice(None), slice(channels)
-        error = (some[0, there] - m[there][here]) ** 2 + np.diagonal(p, axis1=1, axis2=2)[there][
-            here
-        ]
-        noise = error.mean(0)
-    # the lag that only the rounds need is no longer carried
-    together = together[:-channels, :-channels]
-    fit = kalman_smoother(series, observed, *_companion(lags, process_noise, noise, together))
+    model = fit_autoregression(values, observed, ORDER)
+    smooth = smooth_autoregression(model, values, observed)
     more = {
         "order": ORDER,
-        "rounds": ROUNDS,
-        "rows_fitted_on": some.shape[1],
-        "log_likelihoods": likelihoods,
+        "rows_fitted_on": len(values),
+        "converged": model.converged,
+        "passes": len(model.log_likelihoods),
+        "log_likelihoods": model.log_likelihoods,
+        "noise": np.sqrt(model.noise).tolist(),
     }
-    more |= {"noise": np.sqrt(noise).tolist()}
-    return fit.mean[0, :, :channels] + centre, fit.std[0, :, :channels], more
-
-
-def _companion(
-    lags: np.ndarray, process_noise: np.ndarray, noise: np.ndarray, together: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """The autoregression as `kalman_smoother` takes it; rows before the first are as uncertain as
-    any.
-    """
-    channels, size = len(lags), len(together)
-    transition, kicks = np.eye(size, k=-channels), np.zeros((size, size))
-    transition[:channels, : lags.shape[1]] = lags
-    kicks[:channels, :channels] = process_noise
-    return transition, kicks, np.eye(channels, size), np.diag(noise), np.zeros(size), together
+    return smooth.mean[0], smooth.std[0], more
 
 
 def equations(

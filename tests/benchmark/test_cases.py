@@ -9,6 +9,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,14 +19,18 @@ from fractal_lib.benchmark import (
     CASES,
     case,
     co2_rivals,
+    forecast_rivals,
+    glucose_rivals,
     ladder_ablation,
     long_rivals,
     masks,
+    mocap_rivals,
     text_task,
 )
 from fractal_lib.benchmark.__main__ import main, options_of, script
 from fractal_lib.benchmark.record import identity, load, names, record, rows
 from fractal_lib.benchmark.tasks import ou_task
+from fractal_lib.data.mocap import Mocap
 from fractal_lib.posterior.run import Run
 from fractal_lib.self_attention import masks as library_masks
 
@@ -41,11 +46,15 @@ TINY = {
     "latent-sde": "--task ou --steps 2",
     "posterior-cost": "--sizes 9 --batch 2 --hidden 4 --seconds 0.003",
     "ladder-ablation": "--sizes 41 --seeds 0 1 --steps 1 --only",
-    "co2-rivals": "--weeks 150 --seeds 0",
+    "co2-rivals": "--weeks 150 --seeds 0 --years 1985",
     "long-rivals": "--n 150 --no-isolated",
+    "glucose-rivals": "--readings 1500 --seeds 0",
+    "mocap-rivals": "--path mocap35.mat",
+    "forecast-rivals": "--origins 3 --tasks co2",
     "text-task": "--length 40 --batch 1 --steps 2 --seeds 1",
 }
 LATENT = "latent-sde --task ou --steps 9 --quiet"
+REQUIRED = {"latent-sde": ["--task", "ou"], "mocap-rivals": ["--path", "mocap35.mat"]}
 NUMBERS = {  # of rows, or of runs
     "context-attention": 2 * (4 + len(PATTERNS)),
     "heads": 3 * (2 + len(PATTERNS)),
@@ -57,17 +66,24 @@ NUMBERS = {  # of rows, or of runs
     "ladder-ablation": 2,
     "co2-rivals": len(co2_rivals.RIVALS),
     "long-rivals": len(long_rivals.RIVALS),
+    "glucose-rivals": len(glucose_rivals.RIVALS),
+    "mocap-rivals": len(mocap_rivals.RIVALS),
+    "forecast-rivals": len(forecast_rivals.RIVALS),
     "text-task": len(text_task.ATTENTIONS),
 }
 
 
 @pytest.fixture
 def short(monkeypatch):
-    """What no option makes small: the number of compiled masks, the text, and 2048 Lorenz paths."""
+    """What no option makes small: the number of compiled masks, the text, 2048 Lorenz paths; and
+    the file of motion capture.
+    """
     dragon = {"dragon": masks.masks(300)["dragon"]}
     monkeypatch.setattr(masks, "masks", lambda n, device: dragon)
     monkeypatch.setattr(text_task, "docstrings", lambda: bytes(range(256)) * 8)
     monkeypatch.setattr(ladder_ablation, "lorenz_task", lambda n, noise: ou_task())
+    walks = np.random.default_rng(0).standard_normal((9, 20, 5)).cumsum(1)
+    monkeypatch.setattr(mocap_rivals, "mocap", lambda path: Mocap(walks[:4], walks[4:6], walks[6:]))
 
 
 def test_every_case_is_tested():
@@ -299,7 +315,7 @@ def test_what_is_done_is_recorded_on_the_way(short, tmp_path, monkeypatch, capsy
 
 def test_options_follow_the_signature():
     for one in CASES.values():
-        required = ["--task", "ou"] if one.name == "latent-sde" else []
+        required = REQUIRED.get(one.name, [])
         given = vars(options_of(one).parse_args(required))
         assert given.keys() - {"json", "add", "quiet"} == one.settings.keys() - {"progress"}
         assert {"progress"} <= one.settings.keys(), "--quiet must do something"

@@ -9,6 +9,7 @@ from fractal_lib.benchmark.long_rivals import long_rivals
 from fractal_lib.benchmark.record import load
 from fractal_lib.benchmark.rivals import distances, judge, left_out_mse
 from fractal_lib.benchmark.tasks import long_task
+from fractal_lib.data.co2 import HIDDEN_YEARS
 from fractal_lib.data.simulate import bursts, long_lorenz
 
 
@@ -47,9 +48,11 @@ def test_judging_scores_parts_that_have_rows_and_keeps_warnings():
 
 def test_the_line_through_carbon_dioxide_is_the_recorded_one(capsys):
     *_, payload = co2_rivals(only=["linear interpolation"], progress=False)
+    years = {run["year"] for run in payload["runs"]}
+    assert years == set(HIDDEN_YEARS) and len(payload["runs"]) == 24
     recorded = [r for r in load("co2-rivals")["runs"] if r["rival"] == "linear interpolation"]
     for run, old in zip(payload["runs"], recorded, strict=True):
-        assert run["seed"] == old["seed"]
+        assert (run["year"], run["seed"]) == (old["year"], old["seed"])
         assert run["spread_by_distance_ppm"] == old["spread_by_distance_ppm"]
         for part, scored in old["report"].items():
             assert run["report"][part] == pytest.approx(scored, rel=1e-9)

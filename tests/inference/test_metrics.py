@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from fractal_lib.inference.metrics import scores
+from fractal_lib.inference.metrics import crps_samples, sample_scores, scores
 
 one = st.floats(-5, 5)
 spread = st.floats(0.05, 20)
@@ -103,3 +103,57 @@ def test_bad_arguments_are_named(mean, sd, truth):
 
 def test_plain_numbers_are_taken_as_arrays_of_one_are():
     assert scores(0.0, 1.0, 0.3) == scores(*(np.array([part]) for part in (0.0, 1.0, 0.3)))
+
+
+@given(st.integers(2, 40), st.integers(0, 10**6))
+def test_crps_of_an_ensemble_is_its_definition(members, seed):
+    generator = np.random.default_rng(seed)
+    samples, truth = generator.standard_normal((members, 3, 2)), generator.standard_normal((3, 2))
+    samples[0] = samples[-1]  # a tie
+    pairs = np.abs(samples[:, None] - samples[None]).sum((0, 1)) / (members * (members - 1))
+    expected = np.abs(samples - truth).mean(0) - pairs / 2
+    np.testing.assert_allclose(crps_samples(samples, truth), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("members", [2, 5, 200])
+def test_crps_of_few_members_is_fair(members):
+    """In the mean the Gaussian's, whatever their number: within four standard errors."""
+    generator = np.random.default_rng(0)
+    truth = generator.standard_normal(40_000)
+    found = crps_samples(0.3 + 1.5 * generator.standard_normal((members, len(truth))), truth)
+    expected = scores(np.full(len(truth), 0.3), np.full(len(truth), 1.5), truth)["crps"]
+    assert abs(found.mean() - expected) < 4 * found.std() / len(truth) ** 0.5
+
+
+def test_scores_of_a_large_ensemble_are_the_gaussians():
+    generator = np.random.default_rng(1)
+    truth = generator.standard_normal(300)
+    mean, sd = generator.standard_normal(300) / 2, 0.5 + generator.random(300)
+    found = sample_scores(mean + sd * generator.standard_normal((20_000, 300)), truth)
+    expected = scores(mean, sd, truth)
+    assert found.keys() == expected.keys() - {"nll"}
+    for name, value in found.items():
+        assert value == pytest.approx(expected[name], rel=0.01)
+
+
+@pytest.mark.parametrize("members", [19, 20, 50])
+def test_coverage_of_a_small_ensemble_is_right(members):
+    draws = np.random.default_rng(2).standard_normal((members + 1, 20_000))
+    assert sample_scores(draws[1:], draws[0])["coverage"] == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("call", "samples", "truth"),
+    [
+        (crps_samples, np.zeros((1, 3)), np.zeros(3)),
+        (crps_samples, np.zeros((5, 3)), np.zeros(2)),
+        (crps_samples, 3.0, 3.0),
+        (crps_samples, np.full((5, 3), np.nan), np.zeros(3)),
+        (crps_samples, np.zeros((5, 3)), np.full(3, np.inf)),
+        (sample_scores, np.zeros((18, 3)), np.zeros(3)),
+        (sample_scores, np.zeros((19, 0)), np.zeros(0)),
+    ],
+)
+def test_what_is_no_ensemble_is_refused(call, samples, truth):
+    with pytest.raises(ValueError, match=r"expected .*got"):
+        call(samples, truth)
