@@ -177,7 +177,8 @@ class Pyramid:
     def _reserve(self, n: int, observed: Tensor | None = None, *, fresh: bool = False) -> None:
         """Slots for n rows, and tables if rows may be missing; ``fresh``, in new storage."""
         old, levels = self.tree, self._levels or all_levels(n)
-        fresh |= n > old.capacity
+        left = self.values.is_inference() and not torch.is_inference_mode_enabled()
+        fresh |= left or n > old.capacity  # inference tensors are not written to outside its mode
         capacity = 2 ** (all_levels(n) - 1) if fresh else old.capacity
         new = Tree(n, levels, capacity=capacity)
         tables = old.tables
