@@ -91,6 +91,7 @@ class ContextAttention(nn.Module):
         smooth: whether the result is C^2 in t.
         reach: "all" if any row of a context may be found, else "near": a gap may then be out of
             reach.
+        causal: whether no row after t is read, nor does such a row change what is.
         takes_times: whether rows may stand at any times.
         takes_free_times: whether they may be prepared without bins, each at its own time.
     """
@@ -98,6 +99,7 @@ class ContextAttention(nn.Module):
     kind: str = "mean"
     smooth: ClassVar[bool] = True
     reach: str = "all"
+    causal: bool = False
     takes_times: bool = False
     takes_free_times: ClassVar[bool] = False
     name: ClassVar[str] = ""

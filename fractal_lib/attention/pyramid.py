@@ -6,8 +6,17 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fractal_lib.attention.pooling import (
+    level_zero,
+    pool_means,
+    pool_moments,
+    pool_tables,
+    renew_means,
+    renew_tables,
+    repack,
+)
 from fractal_lib.attention.tree import Tree, all_levels
 from fractal_lib.checks import as_float, as_int, as_mask, require
 
@@ -34,7 +43,8 @@ class Pyramid:
     Attributes:
         values: (B, P, H), P < 2N + log2(N): means of the observed rows of each node, 0 where there
             is none; with expansion 1 (B, 2P, H), the second half the means of
-            (position - centroid) * value, in units of the node's width.
+            (position - centroid) * value, in units of the node's width. After `append` there may be
+            unused slots between the levels.
         tree: the `Tree` of this packing, which tells counts and centroids.
 
     Raises:
@@ -54,6 +64,9 @@ class Pyramid:
     tensor([1.0000, 2.0000, 4.0000, 1.5000, 4.0000, 2.3333])
     >>> pyramid.sums.flatten()
     tensor([1., 2., 4., 3., 4., 7.])
+    >>> pyramid.append(torch.tensor([[[5.0]]]))
+    >>> pyramid.values.flatten()
+    tensor([1.0000, 2.0000, 4.0000, 5.0000, 1.5000, 4.5000, 3.0000])
     """
 
     def __init__(
@@ -72,26 +85,25 @@ class Pyramid:
         if bins is not None and times is None:
             raise ValueError("bins go with times: rows without times are their own bins")
         n = values.shape[1] if bins is None else as_int(bins, "bins", least=1)
-        levels = all_levels(n) if levels is None else as_int(levels, "levels", least=1)
+        self._levels = None if levels is None else as_int(levels, "levels", least=1)
+        levels = self._levels or all_levels(n)
         if levels > 1:
-            there = True if observed is None else observed
-            require(
-                lambda: (values.isfinite().all(-1) | ~torch.as_tensor(there)).all(),
-                "an observed row is NaN or infinite: mark missing rows with `observed`",
-            )
+            _check_finite(values, observed)
         self.tree = Tree(n, levels)
         moment = None
         if observed is not None or times is not None:
             binned = levels > 1 or bins is not None
-            values, moment, count, centroid = _level_zero(values, observed, times, n, binned)
+            values, moment, count, centroid = level_zero(values, observed, times, n, binned)
             places = "rows" if times is None else "bins" if binned else "free"
             most = count.amax(-1) if places == "bins" else 1
-            tables = _pool_tables(count, centroid, levels)
-            self.tree = Tree(n, levels, *tables, places=places, most=most)
-        self.values = _pool_means(values, self.tree)
+            first = 0 if places == "free" else (count > 0).int().argmax(-1)
+            tables = pool_tables(count, centroid, levels)
+            self.tree = Tree(n, levels, *tables, places=places, most=most, first=first)
+        self.values = pool_means(values, self.tree)
+        self.expansion = expansion
         if expansion:
             moment = torch.zeros_like(values) if moment is None else moment
-            self.values = torch.cat([self.values, _pool_moments(self.values, moment, self.tree)], 1)
+            self.values = torch.cat([self.values, pool_moments(self.values, moment, self.tree)], 1)
 
     def __repr__(self) -> str:
         return f"Pyramid(values={tuple(self.values.shape)} {self.values.dtype}, tree={self.tree})"
@@ -101,17 +113,103 @@ class Pyramid:
         other = copy.copy(self)
         other.values = self.values.to(*args, **kwargs)
         other.tree = self.tree.to(other.values.device)
+        if self.tree.capacity > self.tree.n:  # what one appends must not show in the other
+            other._reserve(self.tree.n, fresh=True)
         return other
+
+    @torch.no_grad()
+    def append(self, values: Any, observed: Any = None) -> None:
+        """Add rows at the end, in place: of each level only the nodes that hold them are made anew.
+
+        The result is that of all rows at once. A `Tree` or `values` that were taken from the
+        pyramid before are not to be used any more. Nodes that were complete do not change: with a
+        causal attention, neither does what was read at earlier rows.
+
+        Args:
+            values: (B, M, H) floating point, M >= 1 rows; brought to the pyramid's dtype and
+                device.
+            observed: (M,) or (B, M) bool, True where a row is there; default all.
+
+        Raises:
+            TypeError, ValueError: as for a new pyramid. ValueError for one that has irregular times
+                or first moments (``expansion=1``), or for values that require a gradient.
+
+        Complexity: O(H (M + log N)), a node of each level for one row. When the slots are used up,
+        N H numbers are copied to a packing with slots for the next power of two of rows, so that
+        growing from 1 to N rows copies O(N H) in all. The first ``observed`` costs O(N) once.
+        """
+        if self.tree.places != "rows" or self.expansion:
+            raise ValueError(
+                "rows can be appended to evenly spaced rows and their means alone, got "
+                f"{'expansion=1' if self.expansion else 'irregular times'}: build it anew"
+            )
+        values, observed = _checked_rows(values, observed)
+        batch, _, hidden = self.values.shape
+        if (values.shape[0], values.shape[2]) != (batch, hidden):
+            raise ValueError(
+                f"expected rows of shape ({batch}, M, {hidden}), got {tuple(values.shape)}"
+            )
+        if self.values.requires_grad or values.requires_grad:
+            raise ValueError("rows are appended in place, without gradients: detach() first")
+        values = values.to(self.values)
+        observed = None if observed is None else observed.to(values.device)
+        old, new = self.tree.n, values.shape[1]
+        levels = self._levels or all_levels(old + new)
+        if levels > 1:
+            _check_finite(values, observed)
+            if self.tree.levels == 1:  # one row, which was not looked at
+                _check_finite(self.values[:, :1], None)
+        self._reserve(old + new, observed)
+        tree, tables = self.tree, self.tree.tables
+        if tables is not None:
+            there = values.new_ones(1, new, dtype=torch.bool) if observed is None else observed
+            there = torch.atleast_2d(there)
+            values = torch.where(there.unsqueeze(-1), values, 0)
+            row = torch.arange(old, old + new, device=there.device)
+            for table, at in zip(tables, (there, row * there), strict=True):
+                table.narrow(1, old, new).copy_(at)
+        self.values.narrow(1, old, new).copy_(values)
+        for level in range(1, tree.levels):
+            if tables is not None:
+                renew_tables(*tables, tree, level, old >> level)
+            renew_means(self.values, tree, level, old >> level)
+
+    def _reserve(self, n: int, observed: Tensor | None = None, *, fresh: bool = False) -> None:
+        """Slots for n rows, and tables if rows may be missing; ``fresh``, in new storage."""
+        old, levels = self.tree, self._levels or all_levels(n)
+        left = self.values.is_inference() and not torch.is_inference_mode_enabled()
+        fresh |= left or n > old.capacity  # inference tensors are not written to outside its mode
+        capacity = 2 ** (all_levels(n) - 1) if fresh else old.capacity
+        new = Tree(n, levels, capacity=capacity)
+        tables = old.tables
+        if fresh:
+            self.values = repack(self.values, old, new)
+        if tables is not None and fresh:
+            tables = [repack(table, old, new) for table in tables]
+        elif tables is None and observed is not None:
+            row = torch.arange(old.n, device=self.values.device).unsqueeze(0)
+            complete = pool_tables(
+                torch.ones_like(row, dtype=torch.int32), row.double(), old.levels
+            )
+            compact = Tree(old.n, old.levels)
+            tables = [repack(table, compact, new) for table in complete]
+        if tables is not None:
+            rows = 1 if observed is None or observed.dim() == 1 else observed.shape[0]
+            if rows > tables[0].shape[0]:  # a mask that all shared is one no more
+                tables = [table.expand(rows, -1).clone() for table in tables]
+            new = Tree(n, levels, *tables, first=old.first, capacity=capacity)
+        self.tree = new
 
     @property
     def counts(self) -> Tensor:
         """(B or 1, P) int64: how many observed rows stand behind each node."""
         if self.tree.counts is not None:
             return self.tree.counts.long()
-        n = self.tree.n
-        parts = [torch.full((size,), 2**k) for k, size in enumerate(self.tree.sizes)]
-        for part in parts:  # a level's last node holds what is left
-            part[-1] = n - (part.numel() - 1) * part[-1]
+        n, sizes = self.tree.n, self.tree.sizes
+        parts = [torch.zeros(slots, dtype=torch.int64) for slots in self.tree.slots]
+        for k, part in enumerate(parts):
+            part[: sizes[k]] = 2**k
+            part[sizes[k] - 1] = n - (sizes[k] - 1) * 2**k  # the last node holds what is left
         return torch.cat(parts).unsqueeze(0).to(self.values.device)
 
     @property
@@ -122,17 +220,12 @@ class Pyramid:
 
 
 def _checked(values: Any, observed: Any, times: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    values = as_float(values, "values")
-    if values.dim() != 3 or values.shape[1] < 1:
-        raise ValueError(f"values must have shape (B, N, H) with N >= 1, got {tuple(values.shape)}")
-    shapes = values.shape[1:2], values.shape[:2]
+    values, observed = _checked_rows(values, observed)
     if observed is not None:
-        observed = as_mask(observed, device=values.device)
-        _check_shape("observed", observed, shapes)
         require(lambda: observed.any(-1).all(), "a sample has no observed row at all")
     if times is not None:
         times = as_float(times, "times").to(values.device)
-        _check_shape("times", times, shapes)
+        _check_shape("times", times, values)
         require(
             lambda: ((times >= 0) & (times <= 1)).all(),
             "times must lie in [0, 1]: divide by the duration",
@@ -140,124 +233,28 @@ def _checked(values: Any, observed: Any, times: Any) -> tuple[Tensor, Tensor | N
     return values, observed, times
 
 
-def _check_shape(name: str, table: Tensor, shapes: tuple[torch.Size, torch.Size]) -> None:
+def _checked_rows(values: Any, observed: Any) -> tuple[Tensor, Tensor | None]:
+    values = as_float(values, "values")
+    if values.dim() != 3 or values.shape[1] < 1:
+        raise ValueError(f"values must have shape (B, N, H) with N >= 1, got {tuple(values.shape)}")
+    if observed is not None:
+        observed = as_mask(observed, device=values.device)
+        _check_shape("observed", observed, values)
+    return values, observed
+
+
+def _check_finite(values: Tensor, observed: Tensor | None) -> None:
+    there = True if observed is None else observed
+    require(
+        lambda: (values.isfinite().all(-1) | ~torch.as_tensor(there)).all(),
+        "an observed row is NaN or infinite: mark missing rows with `observed`",
+    )
+
+
+def _check_shape(name: str, table: Tensor, values: Tensor) -> None:
+    shapes = values.shape[1:2], values.shape[:2]
     if table.shape not in shapes:
         raise ValueError(
             f"{name} must have shape (N,) or (B, N), here {tuple(shapes[0])} or "
             f"{tuple(shapes[1])}, got {tuple(table.shape)}"
         )
-
-
-def _level_zero(values, observed, times, n, binned):
-    """Means, first moments, counts and centres of level 0: (B, n, H) twice, (B or 1, n) twice."""
-    observed = (
-        values.new_ones(1, values.shape[1], dtype=torch.bool)
-        if observed is None
-        else torch.atleast_2d(observed)
-    )
-    values = torch.where(observed.unsqueeze(-1), values, 0)
-    if times is None:
-        centroid = torch.arange(n, device=values.device, dtype=torch.float64).expand(observed.shape)
-        return values, torch.zeros_like(values), observed.to(torch.int32), centroid
-    place = torch.atleast_2d(times).double() * (n - 1)  # (B or 1, N)
-    place, observed = torch.broadcast_tensors(place, observed)
-    if not binned:
-        return values, None, observed.to(torch.int32), place
-    bin_of = (place + 0.5).floor().long().clamp(0, n - 1)
-    count = place.new_zeros(place.shape[0], n).scatter_add(1, bin_of, observed.double())
-    centroid = place.new_zeros(place.shape[0], n).scatter_add(
-        1, bin_of, place * observed
-    ) / count.clamp(min=1)
-    lag = (place - centroid.gather(1, bin_of)).unsqueeze(-1).to(values.dtype)
-    share = count.clamp(min=1).unsqueeze(-1).to(values.dtype)
-    bin_of = bin_of.unsqueeze(-1).expand_as(values)
-    mean, moment = (
-        values.new_zeros(values.shape[0], n, values.shape[2]).scatter_add(1, bin_of, value) / share
-        for value in (values, lag * values)
-    )
-    return mean, moment, count.to(torch.int32), centroid
-
-
-def _pool_tables(count: Tensor, centroid: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Counts and mean positions of every level from those of level 0, packed (B or 1, P)."""
-    counts, places = [count], [count * centroid]  # sums of positions pool by adding
-    for _ in range(1, levels):
-        counts.append(_add_pairs(counts[-1]))
-        places.append(_add_pairs(places[-1]))
-    counts, places = torch.cat(counts, 1), torch.cat(places, 1)
-    return counts, places / counts.clamp(min=1)
-
-
-def _add_pairs(x: Tensor) -> Tensor:
-    left, right = x[:, ::2], x[:, 1::2]
-    return left + nn.functional.pad(right, (0, left.shape[1] - right.shape[1]))
-
-
-def _right_share(tree: Tree, level: int) -> tuple[Tensor | float, Tensor | float]:
-    """Share of the right child in each parent of a level: for all but the last parent, and for the
-    last.
-    """
-    size = tree.sizes[level]
-    if tree.counts is None:
-        in_last = tree.n - (size - 1) * 2**level
-        return 0.5, max(in_last - 2 ** (level - 1), 0) / in_last
-    child, parent = (tree.counts.split(tree.sizes, 1)[k] for k in (level - 1, level))
-    right = nn.functional.pad(child, (0, child.shape[1] % 2))[:, 1::2]
-    share = (right.double() / parent.clamp(min=1)).unsqueeze(-1)  # (B or 1, m, 1)
-    return share[:, :-1], share[:, -1:]
-
-
-def _pool_means(values: Tensor, tree: Tree) -> Tensor:
-    """Means of every level, packed (B, P, H)."""
-    if tree.levels == 1:
-        return values
-    sizes, batch = tree.sizes, values.shape[0]
-    # In place needs no second copy of the packing; autograd prefers one cat to many in-place
-    # slices.
-    packed = None if values.requires_grad else values.new_empty(batch, sum(sizes), values.shape[2])
-    levels = [values] if packed is None else [packed.narrow(1, 0, sizes[0]).copy_(values)]
-    for k in range(1, tree.levels):
-        body, last = (
-            s.to(values.dtype) if isinstance(s, Tensor) else s for s in _right_share(tree, k)
-        )
-        below, whole = levels[-1], sizes[k] - 1
-        left, right = below[:, ::2], below[:, 1::2]
-        end = (
-            left[:, whole:]
-            if right.shape[1] == whole
-            else torch.lerp(left[:, whole:], right[:, whole:], last)
-        )
-        if packed is None:
-            level = torch.cat([torch.lerp(left[:, :whole], right[:, :whole], body), end], 1)
-        else:
-            level = packed.narrow(1, sum(sizes[:k]), sizes[k])
-            level[:, :whole].copy_(right[:, :whole]).sub_(left[:, :whole]).mul_(body).add_(
-                left[:, :whole]
-            )
-            level[:, whole:].copy_(end)
-        levels.append(level)
-    return torch.cat(levels, 1) if packed is None else packed
-
-
-def _pool_moments(means: Tensor, moment: Tensor, tree: Tree) -> Tensor:
-    """Means of (position - centroid) * value, in widths of the node, of every level, packed (B, P,
-    H).
-    """
-    levels = [moment]
-    for k in range(1, tree.levels):
-        node = torch.arange(2 * tree.sizes[k], device=means.device).expand(means.shape[0], -1)
-        index, count = tree.lookup(k - 1, node)  # both children of each parent
-        share = count / tree.lookup(k, node // 2)[1].clamp(min=1)
-        shift = (tree.centroid(k - 1, node) - tree.centroid(k, node // 2)) / 2**k
-        index = index - sum(tree.sizes[: k - 1])
-        mean = _along_rows(means.narrow(1, sum(tree.sizes[: k - 1]), tree.sizes[k - 1]), index)
-        below = _along_rows(levels[-1], index)
-        parts = share.unsqueeze(-1).to(means.dtype) * (
-            below / 2 + shift.unsqueeze(-1).to(means.dtype) * mean
-        )
-        levels.append(parts.unflatten(1, (-1, 2)).sum(2))
-    return torch.cat(levels, 1)
-
-
-def _along_rows(values: Tensor, index: Tensor) -> Tensor:
-    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[2]))

@@ -55,12 +55,20 @@ def dense_weights(x: float, n: int, kernel: Kernel, observed: Flags = None) -> T
 
 
 def ladder_weights(
-    x: float, n: int, logits: Tensor, observed: Flags = None, *, pooled: bool = False
+    x: float,
+    n: int,
+    logits: Tensor,
+    observed: Flags = None,
+    *,
+    pooled: bool = False,
+    causal: bool = False,
 ) -> Tensor | None:
     """The ladder: level k spreads its share by a B-spline over every 2^k-th row, or over cells.
 
     (n,) float64, for one logit a level. Pooled, a cell's weight goes evenly to its rows. Weights
-    that fall on missing rows, or off the end, go to the others. Source: ``attention/fractal``.
+    that fall on missing rows, or off the end, go to the others. Causal: cells stand at their last
+    rows, two widths later, and rows before the first one observed are copies of it on level 0.
+    Source: ``attention/fractal``.
 
     >>> ladder_weights(1.0, 4, torch.zeros(2))  # rows 0, 1, 2 of level 0, and 0, 2 of level 1
     tensor([0.3298, 0.3404, 0.3298, 0.0000], dtype=torch.float64)
@@ -69,10 +77,18 @@ def ladder_weights(
     for level, share in enumerate(shares.tolist()):
         width = 2**level
         for row in range(n):
-            centre = row // width * width + (width - 1) / 2 if pooled else row
-            counts = 1 / width if pooled else float(row % width == 0)
+            start = row // width * width
+            if causal:
+                sampled, at = start + width - 1, start + width - 1 + 2 * width
+            else:
+                sampled, at = start, start + (width - 1) / 2 if pooled else start
+            counts = 1 / width if pooled else float(row == sampled)
             if _there(observed, row):
-                weights[row] += share * counts * bspline_weight((x - centre) / width)
+                weights[row] += share * counts * bspline_weight((x - at) / width)
+    first = next((row for row in range(n) if _there(observed, row)), n)
+    if causal and first <= x:
+        for row in range(first - 4, first):
+            weights[first] += float(logits.double().softmax(0)[0]) * bspline_weight(x - row - 2)
     return weights / weights.sum() if weights.sum() > 0 else None
 
 

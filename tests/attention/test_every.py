@@ -72,7 +72,8 @@ def test_output_is_between_the_rows(attention, n, batch, t, seed):
 def test_every_row_can_be_reached(attention, n):
     values = torch.eye(n, dtype=torch.float64).unsqueeze(0)
     at_rows = torch.linspace(0, 1, n, dtype=torch.float64).unsqueeze(0)
-    assert (attention(values, at_rows).amax(1) > 0).all()
+    reached = attention(values, at_rows).amax(1)[0] > 0
+    assert reached[: -1 if attention.causal and n > 1 else n].all()  # after the last, there is no t
 
 
 @every
@@ -140,7 +141,8 @@ def test_three_derivatives_agree(attention, n):
         torch.rand(2, 33, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ) * 0.998 + 0.001
     forward, backward, central = derivatives(attention, context(n), t)
-    scale = forward.abs().max().detach().clamp(min=1e-9)  # a contrast of two rows is 0
+    # a contrast of two rows is 0, and a causal read of two is row 0
+    scale = forward.abs().max().detach().clamp(min=1e-4)
     # Central differences err by h^2/6 of the third derivative (of order 1 to 30 per sample^3) and
     # by 1e-16 / h of rounding: 1e-7 of the scale at h = 1e-4. The window jumps by its tail, 1e-9 /
     # h.
