@@ -68,7 +68,8 @@ class DataPyramid(Reader):
 
     def _read(self, series: Tensor, x: Tensor) -> Features:
         pyramids, stride = self.pyramids, self.pyramids.stride.unsqueeze(-1)  # (L, 1)
-        nodes = pyramids.around(series, self._places(x))
+        lag = 0.0 if self.data.t is None else 0.5  # a bin ends half a row after its number
+        nodes = pyramids.around(series, x, self.causal, lag)
         # (B, Q, L, 3, 4)
         weight = torch.stack([bspline_weights(nodes.fraction, k) for k in (0, 1, 2)], -2)
         dtype = nodes.values.dtype
@@ -88,15 +89,6 @@ class DataPyramid(Reader):
         # (B, Q, L, 2 X [+ 1])
         value, slope = (torch.cat(part if self.gaps else part[:2], -1) for part in parts)
         return Features(value.flatten(-2), (slope / stride).to(dtype).flatten(-2))
-
-    def _places(self, x: Tensor) -> Tensor:
-        """What each level is read at, (B, Q, L), for positions x (B, Q)."""
-        x, stride = x.unsqueeze(-1), self.pyramids.stride
-        if not self.causal:
-            return x + (1 - stride) / 2.0  # node j of level k is centred at (j + 1/2) 2^k - 1/2
-        # The last of four nodes, floor(u) + 2, must end at or before x: its last row is (floor(u) +
-        # 3) 2^k - 1, and a bin reaches half a row further.
-        return x + (1.0 if self.data.t is None else 0.5) - 3.0 * stride
 
 
 def _ratio(weight: Tensor, values: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:

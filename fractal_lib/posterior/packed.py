@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from fractal_lib.attention.pyramid import Pyramid
-from fractal_lib.attention.tree import Tree, strides
-from fractal_lib.curves.splines import stencil
+from fractal_lib.attention.tree import Tree, node_stencil, strides
 
 __all__ = ["Nodes", "PackedPyramids"]
 
@@ -57,10 +56,13 @@ class PackedPyramids:
         # (S P,), or None if every row is there
         self.counts = None if counts is None else counts.expand(len(values), -1).flatten()
 
-    def around(self, series: Tensor, places: Tensor) -> Nodes:
-        """The nodes around places (B, Q, L), in rows, on the grid of each level's strides."""
+    def around(self, series: Tensor, x: Tensor, causal: bool = False, lag: float = 0.0) -> Nodes:
+        """The nodes around places x (B, Q), in rows, or the last that have ended there, see
+        `node_stencil`.
+        """
         levels = len(self.stride)
-        node, fraction = stencil(places, self.stride)  # (B, Q, L, 4), (B, Q, L)
+        # (B, Q, L, 4), (B, Q, L)
+        node, fraction = node_stencil(x, self.stride, causal=causal, lag=lag)
         index, full = self.tree.lookup(self._level(node), node.flatten(-2))  # (B, Q, 4 L)
         index = index + (series * self.packed)[:, None, None]
         full = full.view_as(node)

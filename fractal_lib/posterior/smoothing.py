@@ -5,7 +5,7 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SplineLadder", "hermite", "solve_block_tridiagonal"]
+__all__ = ["SplineLadder", "hermite", "solve_block_tridiagonal", "typical_gap"]
 
 SHORTEST = 0.5  # smoothing length of level 0, in gaps between observations
 BASE = 1  # the level whose value is read as it is; of the others the difference from it
@@ -110,7 +110,7 @@ class SplineLadder:
     def __init__(self, values: Tensor, observed: Tensor | None, place: Tensor, n: int, levels: int):
         there = torch.ones_like(place) if observed is None else observed.to(place)
         values = torch.where(there.unsqueeze(-1) > 0, values, 0)
-        gap = _typical_gap(place, there)  # (S,)
+        gap = typical_gap(place, there)  # (S,)
         squares, products = _cell_sums(values.double(), there, place, max(n - 1, 1))
         strength = (SHORTEST * gap) ** 4 / gap  # in rows
         packed = []
@@ -155,13 +155,17 @@ def _from_base(parts: Tensor) -> Tensor:
     return torch.cat([base, parts[:, :, :at] - base, parts[:, :, at + 1 :] - base], 2)
 
 
-def _typical_gap(place: Tensor, there: Tensor) -> Tensor:
-    """(S,) median distance of neighbours, in rows; 1 where there are none."""
+def typical_gap(place: Tensor, there: Tensor) -> Tensor:
+    """(S,) mean distance of neighbours, in rows, of those up to four times the median: holes do not
+    count. 1 where there are none.
+    """
     gaps = torch.where(there > 0, place, torch.inf).sort(1).values.diff(dim=1)
     if gaps.shape[1] == 0:
         return torch.ones_like(place[:, 0])
     gaps = torch.where(gaps.isfinite() & (gaps > 0), gaps, torch.nan)
-    return gaps.nanmedian(1).values.nan_to_num(1.0).clamp(min=0.125)
+    median = gaps.nanmedian(1, keepdim=True).values
+    common = torch.where(gaps <= 4 * median, gaps, torch.nan)
+    return common.nanmean(1).nan_to_num(1.0).clamp(min=0.125)
 
 
 def _cell_sums(values: Tensor, there: Tensor, place: Tensor, cells: int) -> tuple[Tensor, Tensor]:

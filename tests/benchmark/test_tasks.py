@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from fractal_lib.benchmark.tasks import TASKS
+from fractal_lib.benchmark.real_tasks import TASKS
 from fractal_lib.posterior import Marginals, Posterior
 
 SMALL = {"long": dict(n=400)}

@@ -12,8 +12,10 @@ import time
 import numpy as np
 import pytest
 
-from fractal_lib.benchmark.tasks import POSTERIORS, TASKS, co2_split, lorenz_task
+from fractal_lib.benchmark.real_tasks import TASKS
+from fractal_lib.benchmark.tasks import POSTERIORS, lorenz_task
 from fractal_lib.benchmark.train import train
+from fractal_lib.data.co2 import co2_split
 
 SETTINGS = {"lorenz": dict(batch_size=4), "long": dict(n=500)}
 ELBO = {"negative_elbo", "standard_error", "kl_initial", "kl_path", "nll"}

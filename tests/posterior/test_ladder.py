@@ -178,10 +178,9 @@ def test_a_series_does_not_depend_on_its_batch(n, gaps, single):
 
 def test_fewer_levels_read_less():
     data = make(100)
-    plain = (posterior(data, levels=k, bridge=False).in_features for k in (3, None))
-    assert [*plain] == [3 * 4, 8 * 4]
-    # the row itself, and value and slope of a line on every level, of 2 channels; three widths
-    assert posterior(data, levels=3).in_features == 3 * 4 + 2 * (1 + 2 * 3) + 3
+    assert [posterior(data, levels=k).in_features for k in (3, None)] == [3 * 4, 6 * 4]
+    means = (posterior(data, levels=k, features="means").in_features for k in (3, None))
+    assert [*means] == [3 * 4, 8 * 4]
     with pytest.raises(ValueError, match="levels from 1 to 8, got 50"):
         posterior(data, levels=50)
 

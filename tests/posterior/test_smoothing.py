@@ -6,10 +6,14 @@ import torch
 from scipy.interpolate import make_smoothing_spline
 
 from fractal_lib.posterior.smoothing import (
-    STRENGTHS,
-    SmoothingSplines,
+    BASE,
+    BEND,
+    RIDGE,
+    SHORTEST,
+    SplineLadder,
     hermite,
     solve_block_tridiagonal,
+    typical_gap,
 )
 
 
@@ -31,66 +35,87 @@ def test_cyclic_reduction_solves_the_system(n):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
 
 
-def values_of(splines, x):
-    """The curves themselves, (Q, K, X): the base is told, and the others' differences from it."""
-    kinds = len(STRENGTHS)
+def ladder(values, place, n, levels=3, observed=None):
+    values, place = (torch.as_tensor(part, dtype=torch.float64) for part in (values, place))
+    observed = None if observed is None else torch.as_tensor(observed)[None]
+    return SplineLadder(values[None, :, None], observed, place[None], n, levels)
+
+
+def curves(splines, x):
+    """The curves themselves, (Q, L): the base is told, and the others' differences from it."""
+    levels = len(splines.width)
     told, _ = splines.read(torch.tensor([0]), x.unsqueeze(0))
-    told = told[0].unflatten(-1, (2 * kinds, -1))
-    base = told[:, :1]
-    return torch.cat([told[:, 1:2] + base, base, told[:, 2:kinds] + base], 1)
+    told = told[0, :, :levels]
+    base, at = told[:, :1], min(BASE, levels - 1)
+    return torch.cat([told[:, 1 : at + 1] + base, base, told[:, at + 1 :] + base], 1)
 
 
 @pytest.mark.parametrize("gaps", [False, True])
-def test_on_an_even_grid_they_are_those_of_scipy(gaps):
-    """Knots at the observations make the minimum the same; where a row is missing none is lost."""
+def test_level_0_on_an_even_grid_is_scipys(gaps):
+    """With a knot at every observation the minimum is the same; other knots change nothing."""
     generator = np.random.default_rng(0)
     rows = np.arange(30)
     there = generator.random(30) > 0.3 if gaps else np.ones(30, bool)
     there[[0, 1, -1]] = True
     y = generator.standard_normal(30)
-    place, observed = torch.arange(30.0).double()[None], torch.from_numpy(there)[None]
-    splines = SmoothingSplines(torch.from_numpy(y)[None, :, None], observed, place, 30)
     x = torch.linspace(0, 29, 101, dtype=torch.float64)
-    got = values_of(splines, x)[..., 0]
-    for k, strength in enumerate(STRENGTHS):  # the typical gap is 1
-        curve = make_smoothing_spline(rows[there], y[there], lam=strength**4)
-        # the ridge of 1e-6 against 20 rows or more of weight 1, and slopes at the ends
-        np.testing.assert_allclose(got[:, k], curve(x), rtol=0, atol=1e-4)
+    got = curves(ladder(y, rows, 30, observed=there), x)
+    # the typical gap is 1
+    expected = make_smoothing_spline(rows[there], y[there], lam=SHORTEST**4)(x)
+    # the ridge of 1e-6 on slopes
+    np.testing.assert_allclose(got[:, 0], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [2, 9, 20])
+def test_every_level_is_its_definition(n):
+    """Cubic elements on cells of width 2^k, by dense least squares from the observations."""
+    generator = np.random.default_rng(n)
+    place, y = generator.uniform(0, n - 1, 15), generator.standard_normal(15)
+    splines = ladder(y, place, n)
+    x = np.linspace(0, n - 1, 50)
+    got = curves(splines, torch.from_numpy(x))
+    gap = float(typical_gap(torch.from_numpy(place)[None], torch.ones(1, 15))[0])
+    for k in range(3):
+        width = 2**k
+        cells = -(-max(n - 1, 1) // width)
+
+        def weights(at, width=width, cells=cells):
+            cell = np.clip(np.floor(at / width).astype(int), 0, cells - 1)
+            rows = np.zeros((len(at), 2 * cells + 2))
+            four = hermite(torch.from_numpy(at / width - cell)).numpy()
+            for row, (c, w) in enumerate(zip(cell, four, strict=True)):
+                rows[row, 2 * c : 2 * c + 4] = w
+            return rows
+
+        system = weights(place).T @ weights(place)
+        system[1::2, 1::2] += RIDGE * np.eye(cells + 1)
+        strength = (SHORTEST * gap * width) ** 4 / gap / width**3
+        for c in range(cells):
+            system[2 * c : 2 * c + 4, 2 * c : 2 * c + 4] += strength * np.array(BEND)
+        nodes = np.linalg.solve(system, weights(place).T @ y)
+        # two ways to a solution of condition 1e8 at most
+        np.testing.assert_allclose(got[:, k], weights(x) @ nodes, rtol=0, atol=1e-6)
 
 
 def test_a_line_is_kept_wherever_it_was_seen():
-    """Bending alone is penalised: a line stays a line at every strength, before and after too."""
-    place = torch.tensor([[3.3, 3.3, 7.9, 12.25, 20.0]], dtype=torch.float64)
-    splines = SmoothingSplines(2 * place.unsqueeze(-1) - 5, None, place, 31)
+    """Bending alone is penalised: a line stays a line on every level, before and after too."""
+    place = torch.tensor([3.3, 3.3, 7.9, 12.25, 20.0], dtype=torch.float64)
     x = torch.linspace(0, 30, 61, dtype=torch.float64)
-    expected = (2 * x - 5)[:, None, None].expand(-1, len(STRENGTHS), 1)
+    got = curves(ladder(2 * place - 5, place, 31, levels=5), x)
     # the ridge pulls every slope towards 0 by 1e-6
-    torch.testing.assert_close(values_of(splines, x), expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(got, (2 * x - 5)[:, None].expand(-1, 5), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("n", [1, 2, 30])
-def test_slopes_are_the_derivatives(n):
-    generator = torch.Generator().manual_seed(n)
-    place = torch.rand(2, 20, generator=generator, dtype=torch.float64) * max(n - 1, 1e-3)
-    values = torch.randn(2, 20, 2, generator=generator, dtype=torch.float64)
-    splines = SmoothingSplines(values, None, place, n)
-    x = torch.rand(2, 50, generator=generator, dtype=torch.float64) * (n - 1) * 0.98
-    series, step = torch.arange(2), 1e-6
-    value, slope = splines.read(series, x)
-    above, below = (splines.read(series, x + h)[0] for h in (step, -step))
-    inside = (x.ceil() - x > step) & (x - x.floor() > step)  # the second derivative jumps at rows
-    numeric = (above - below) / (2 * step)
-    torch.testing.assert_close(slope[inside], numeric[inside], rtol=1e-5, atol=1e-4)
-    assert value.isfinite().all()
+def test_a_typical_gap_takes_no_account_of_holes():
+    place = torch.tensor([[0.0, 1, 2, 3, 50, 51, 52, 52]], dtype=torch.float64)
+    assert typical_gap(place, torch.ones(1, 8)).tolist() == [1.0]
+    assert typical_gap(place[:, :1], torch.ones(1, 1)).tolist() == [1.0]
 
 
 def test_one_observation_is_a_constant():
-    place = torch.tensor([[4.5]], dtype=torch.float64)
-    splines = SmoothingSplines(torch.full((1, 1, 1), 3.0).double(), None, place, 10)
     x = torch.linspace(0, 9, 19, dtype=torch.float64)
-    constant = torch.full((19, len(STRENGTHS), 1), 3.0, dtype=torch.float64)
-    # the ridge pulls the mean to 0 by 1e-6 a row, and rounding is 1e-16 times the bending over it
-    torch.testing.assert_close(values_of(splines, x), constant, rtol=0, atol=1e-3)
+    got = curves(ladder([3.0], [4.5], 10), x)
+    torch.testing.assert_close(got, torch.full((19, 3), 3.0, dtype=torch.float64))
 
 
 def test_hermite_derivatives_are_autograds():
