@@ -155,7 +155,8 @@ def lorenz_task(
     plan = TrainingPlan(
         steps=2500, batch_size=batch_size or (256 if n <= 100 else 64), lr=3e-3, schedule="cosine"
     )
-    return Task(train, plan, lambda model: full_bound(model, judge), noise=noise)
+    ladder = {"levels": 3} if n <= 100 else {}
+    return Task(train, plan, lambda model: full_bound(model, judge), noise=noise, ladder=ladder)
 
 
 def notebook_task() -> Task:
@@ -206,7 +207,7 @@ def irregular_task(noise: float = 0.05, binned: bool = False) -> Task:
         return result | bound
 
     plan = TrainingPlan(steps=2500, batch_size=256, lr=3e-3, schedule="cosine")
-    return Task(train, plan, report, noise=noise, n=101)
+    return Task(train, plan, report, noise=noise, n=101, ladder={"levels": 3})
 
 
 def _in_bins(data: Observations, n: int) -> Observations:
