@@ -106,7 +106,7 @@ def autoregression(values: np.ndarray, observed: np.ndarray, simulation: Simulat
         "converged": model.converged,
         "passes": len(model.log_likelihoods),
         "log_likelihoods": model.log_likelihoods,
-        "noise": np.sqrt(model.noise).tolist(),
+        "noise_std": np.sqrt(model.noise).tolist(),
     }
     return smooth.mean[0], smooth.std[0], more
 
