@@ -60,7 +60,7 @@ def co2_task(seed: int = 0, year: int = 1985) -> Task:
         return result | {"noise": noise_of(model)[0] * scale, **full_bound(model, data)}
 
     plan = TrainingPlan(
-        steps=1500, num_times=256, lr=3e-3, schedule="cosine", hiding=Hiding(longest=60)
+        steps=600, num_times=256, lr=3e-3, schedule="cosine", hiding=Hiding(longest=60)
     )
     ladder = {"levels": 8, "init_logstd": -1.5}
     return Task(data, plan, report, 1, 64, 0.2, learn_noise=True, ladder=ladder)
