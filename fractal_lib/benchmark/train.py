@@ -89,7 +89,7 @@ def train(
         with Clock() as clock:
             history = fit(model, data, chosen.plan, checkpoint, progress=progress)
         report = chosen.report(model.cpu())
-        calibrated = {}
+        calibrated = {"calibration": None, "before_calibration": None}
         if chosen.plan.hiding is not None and isinstance(model.posterior, LadderPosterior):
             numbers = calibrate(model, chosen.train, chosen.plan.hiding)
             calibrated = {"calibration": numbers, "before_calibration": report}
