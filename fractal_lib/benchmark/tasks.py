@@ -193,8 +193,8 @@ def irregular_task(noise: float = 0.05, binned: bool = False) -> Task:
     line = _interpolated(exact[1], sample.grid)
 
     def report(model: LatentSDE) -> dict:
-        t = sample.grid.expand(len(test), -1)
-        mean, std = model.predict(test, torch.arange(len(test)), t, noise=False)
+        grid = sample.grid.expand(len(test), -1)
+        mean, std = model.predict(test, torch.arange(len(test)), grid, noise=False)
         mean, std = mean.double().numpy(), std.double().numpy()
         found = {"all": np.ones_like(inside), "between observations": inside}
         result: dict[str, Any] = {
