@@ -183,10 +183,9 @@ def irregular_task(noise: float = 0.05, binned: bool = False) -> Task:
     Observations(series=1024, n=150, channels=3, duration=1, own times, ... rows observed, ...)
     """
     sample = irregular_lorenz(2048, noise=noise)
-    parts = sample.values.float(), sample.times, sample.observed
-    exact = [
-        Observations(*(part[rows] for part in parts)) for rows in (slice(1024), slice(1024, None))
-    ]
+    values, times, there = sample.values.float(), sample.times, sample.observed
+    halves = slice(1024), slice(1024, None)
+    exact = [Observations(values[rows], times[rows], there[rows]) for rows in halves]
     train, test = (_in_bins(data, 101) for data in exact) if binned else exact
     truth = sample.latent[1024:].numpy()  # (1024, 101, 3)
     inside = _inside(exact[1], sample.grid)
