@@ -23,8 +23,10 @@ from fractal_lib.benchmark.machine import positive
 from fractal_lib.benchmark.peak import high_water_mb
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.rivals import (
+    SHORT,
     Predicted,
     distances,
+    hole_lengths,
     judge,
     left_out_mse,
     print_run,
@@ -35,10 +37,9 @@ from fractal_lib.inference.autoregression import fit_autoregression, smooth_auto
 from fractal_lib.inference.extended import gaussian_smoother, lorenz_moments
 from fractal_lib.progress import progress_bar
 
-__all__ = ["RIVALS", "hole_lengths", "long_rivals"]
+__all__ = ["RIVALS", "long_rivals"]
 
 NOISE, INNER = 0.3, 25  # what long_lorenz takes
-SHORT = 16  # rows in a hole at most that is called short: 0.4 units of time, twice the mean
 FITTED = 5000  # rows the variances of the trend are fitted on
 ORDER = 4  # of the autoregression
 
@@ -105,7 +106,7 @@ def autoregression(values: np.ndarray, observed: np.ndarray, simulation: Simulat
         "converged": model.converged,
         "passes": len(model.log_likelihoods),
         "log_likelihoods": model.log_likelihoods,
-        "noise": np.sqrt(model.noise).tolist(),
+        "noise_std": np.sqrt(model.noise).tolist(),
     }
     return smooth.mean[0], smooth.std[0], more
 
@@ -132,17 +133,6 @@ RIVALS: dict[str, Callable[[np.ndarray, np.ndarray, Simulation], Predicted]] = {
     "the true equations": equations,
     "the true equations, three passes": partial(equations, passes=3),
 }
-
-
-def hole_lengths(observed: np.ndarray) -> np.ndarray:
-    """(n,) rows in the hole that a row is in; 0 where it is observed.
-
-    >>> hole_lengths(np.array([True, False, False, True])).tolist()
-    [0, 2, 2, 0]
-    """
-    starts = np.flatnonzero(np.diff(observed, prepend=~observed[0]))
-    lengths = np.diff(starts, append=len(observed))
-    return np.where(observed, 0, np.repeat(lengths, lengths))
 
 
 def _run(name: str, n: int, isolated: bool) -> dict:

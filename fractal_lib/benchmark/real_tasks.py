@@ -57,10 +57,11 @@ def co2_task(seed: int = 0, year: int = 1985) -> Task:
         mean, std = (p.double().flatten().numpy() * scale for p in model.predict(data, [0], t))
         parts = {"learnt": train, "scattered": scattered, "year": hidden}
         result = {name: scores(mean[part], std[part], rest[part]) for name, part in parts.items()}
-        return result | {"noise": noise_of(model)[0] * scale, **full_bound(model, data)}
+        bound = full_bound(model, data, num_times=256)
+        return result | {"noise": noise_of(model)[0] * scale, **bound}
 
     plan = TrainingPlan(
-        steps=1500, num_times=256, lr=3e-3, schedule="cosine", hiding=Hiding(longest=60)
+        steps=600, num_times=256, lr=3e-3, schedule="cosine", hiding=Hiding(longest=60)
     )
     ladder = {"levels": 8, "init_logstd": -1.5}
     return Task(data, plan, report, 1, 64, 0.2, learn_noise=True, ladder=ladder)
@@ -97,7 +98,8 @@ def glucose_task(seed: int = 0) -> Task:
             name: scores(level[part], (level * std)[part], record.values[part])
             for name, part in every.items()
         }
-        return result | {"noise": noise_of(model)[0] * scale, **full_bound(model, data, draws=4)}
+        bound = full_bound(model, data, draws=20, num_times=1024)
+        return result | {"noise": noise_of(model)[0] * scale, **bound}
 
     plan = TrainingPlan(
         steps=2000,

@@ -74,7 +74,7 @@ def check_writable(file: Path) -> None:
 def rows(run: dict) -> list[dict]:
     """The rows or runs of a record; of the record of a single run, that run.
 
-    >>> len(rows(load("hilbert-cpu"))), rows(load("latent-sde/co2-dense-0"))[0]["posterior"]
+    >>> len(rows(load("hilbert-cpu"))), rows(load("latent-sde/lorenz-dense-0"))[0]["posterior"]
     (3, 'dense')
     """
     return run.get("rows", run.get("runs", [run]))

@@ -10,7 +10,17 @@ from fractal_lib.benchmark.timer import Clock
 from fractal_lib.checks import optional
 from fractal_lib.inference.metrics import scores
 
-__all__ = ["distances", "judge", "left_out_mse", "print_run", "structural_model"]
+__all__ = [
+    "SHORT",
+    "distances",
+    "hole_lengths",
+    "judge",
+    "left_out_mse",
+    "print_run",
+    "structural_model",
+]
+
+SHORT = 16  # rows in a hole at most that is called short: of the long series twice the mean
 
 Predicted = tuple[np.ndarray, np.ndarray, dict]
 
@@ -35,6 +45,17 @@ def distances(known: np.ndarray, n: int) -> np.ndarray:
     after = np.searchsorted(known, every)
     around = [known[np.clip(after - 1, 0, None)], known[np.clip(after, None, len(known) - 1)]]
     return np.abs(np.stack(around) - every).min(0)
+
+
+def hole_lengths(observed: np.ndarray) -> np.ndarray:
+    """(n,) rows in the hole that a row is in; 0 where it is observed.
+
+    >>> hole_lengths(np.array([True, False, False, True])).tolist()
+    [0, 2, 2, 0]
+    """
+    starts = np.flatnonzero(np.diff(observed, prepend=~observed[0]))
+    lengths = np.diff(starts, append=len(observed))
+    return np.where(observed, 0, np.repeat(lengths, lengths))
 
 
 def left_out_mse(values: np.ndarray, known: np.ndarray, distance: int) -> np.ndarray:

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from fractal_lib.attention import PATTERNS, ContextAttention
 from fractal_lib.attention.pyramid import Pyramid
+from fractal_lib.benchmark.rivals import SHORT, hole_lengths
 from fractal_lib.data.irregular import irregular_lorenz
 from fractal_lib.data.simulate import long_lorenz, lorenz, ornstein_uhlenbeck
 from fractal_lib.inference.metrics import scores
 from fractal_lib.posterior import (
+    Hiding,
     LadderPosterior,
     LatentSDE,
     LinearGaussianLikelihood,
@@ -155,7 +157,8 @@ def lorenz_task(
     plan = TrainingPlan(
         steps=2500, batch_size=batch_size or (256 if n <= 100 else 64), lr=3e-3, schedule="cosine"
     )
-    return Task(train, plan, lambda model: full_bound(model, judge), noise=noise)
+    ladder = {"levels": 3} if n <= 100 else {}
+    return Task(train, plan, lambda model: full_bound(model, judge), noise=noise, ladder=ladder)
 
 
 def notebook_task() -> Task:
@@ -180,21 +183,17 @@ def irregular_task(noise: float = 0.05, binned: bool = False) -> Task:
     Observations(series=1024, n=150, channels=3, duration=1, own times, ... rows observed, ...)
     """
     sample = irregular_lorenz(2048, noise=noise)
-    parts = sample.values.float(), sample.times, sample.observed
-    exact = [
-        Observations(*(part[rows] for part in parts)) for rows in (slice(1024), slice(1024, None))
-    ]
+    values, times, there = sample.values.float(), sample.times, sample.observed
+    halves = slice(1024), slice(1024, None)
+    exact = [Observations(values[rows], times[rows], there[rows]) for rows in halves]
     train, test = (_in_bins(data, 101) for data in exact) if binned else exact
     truth = sample.latent[1024:].numpy()  # (1024, 101, 3)
     inside = _inside(exact[1], sample.grid)
     line = _interpolated(exact[1], sample.grid)
 
     def report(model: LatentSDE) -> dict:
-        t = sample.grid.expand(len(test), -1)
-        mean, std = model.predict(test, torch.arange(len(test)), t)
-        net = _likelihood(model).net
-        q = model.posterior(model.posterior.prepare(test), torch.arange(len(test)), t)
-        std = ((q.std**2) @ (net.weight**2).mT).sqrt().detach()  # of the path, without the noise
+        grid = sample.grid.expand(len(test), -1)
+        mean, std = model.predict(test, torch.arange(len(test)), grid, noise=False)
         mean, std = mean.double().numpy(), std.double().numpy()
         found = {"all": np.ones_like(inside), "between observations": inside}
         result: dict[str, Any] = {
@@ -206,7 +205,7 @@ def irregular_task(noise: float = 0.05, binned: bool = False) -> Task:
         return result | bound
 
     plan = TrainingPlan(steps=2500, batch_size=256, lr=3e-3, schedule="cosine")
-    return Task(train, plan, report, noise=noise, n=101)
+    return Task(train, plan, report, noise=noise, n=101, ladder={"levels": 3})
 
 
 def _in_bins(data: Observations, n: int) -> Observations:
@@ -244,38 +243,46 @@ def ou_task() -> Task:
     return Task(train, plan, lambda model: evaluate(model, test), 1, 64, noise=0.5)
 
 
-def long_task(n: int = 100_000) -> Task:
+def long_task(n: int = 100_000, seed: int = 0) -> Task:
     """One Lorenz series of n noisy rows, a fifth missing in bursts: what was missing is to be
-    found.
+    found. ``seed`` is that of the series.
 
     >>> long_task(1000).train.values.shape
     torch.Size([1, 1000, 3])
     """
-    simulation, observed = long_lorenz(n)
+    simulation, observed = long_lorenz(n, seed=seed)
     duration = float(simulation.times[-1])
     data = Observations(simulation.observed.float(), observed=observed, duration=duration)
     t = torch.linspace(0, 1, n, dtype=torch.float64).unsqueeze(0)
 
     def report(model: LatentSDE) -> dict:
-        with torch.no_grad():
-            paths = [
-                model.posterior(context, torch.tensor([0]), part)
-                for context in [model.posterior.prepare(data)]
-                for part in t.split(10_000, 1)
-            ]
-            m, s = (
-                torch.cat([getattr(part, name) for part in paths], 1)[0] for name in ("mean", "std")
-            )
-            net = _likelihood(model).net
-            mean, std = net(m), ((s**2) @ (net.weight**2).mT).sqrt()
-        truth = simulation.latent[0].numpy()
-        mean, std, there = mean.double().numpy(), std.double().numpy(), observed.numpy()
-        parts = {"missing": ~there, "observed": there}
-        result = {name: scores(mean[part], std[part], truth[part]) for name, part in parts.items()}
+        found = [model.predict(data, [0], part, noise=False) for part in t.split(10_000, 1)]
+        mean, std = (torch.cat(part, 1)[0].double().numpy() for part in zip(*found, strict=True))
+        truth, there = simulation.latent[0].numpy(), observed.numpy()
+        holes = hole_lengths(there)
+        parts = {
+            "missing": ~there,
+            "observed": there,
+            "short holes": (holes > 0) & (holes <= SHORT),
+            "long holes": holes > SHORT,
+        }
+        result = {
+            name: scores(mean[part], std[part], truth[part])
+            for name, part in parts.items()
+            if part.any()
+        }
         return result | {"noise": noise_of(model)}
 
-    plan = TrainingPlan(steps=6000, batch_size=1, num_times=1024, lr=2e-3, schedule="cosine")
-    return Task(data, plan, report, noise=0.5, learn_noise=True)
+    plan = TrainingPlan(
+        steps=3000,
+        batch_size=1,
+        num_times=512,
+        lr=3e-3,
+        schedule="cosine",
+        hiding=Hiding(longest=32, stretches=0.15, scattered=0.05, views=8),
+    )
+    ladder = {"init_logstd": -1.5}
+    return Task(data, plan, report, noise=0.5, learn_noise=True, ladder=ladder)
 
 
 SYNTHETIC: dict[str, Callable[..., Task]] = {

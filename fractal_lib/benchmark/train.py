@@ -10,6 +10,7 @@ from fractal_lib.benchmark.real_tasks import TASKS
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.tasks import POSTERIORS
 from fractal_lib.benchmark.timer import Clock
+from fractal_lib.posterior import LadderPosterior, calibrate
 from fractal_lib.posterior.training import fit
 
 __all__ = ["train"]
@@ -59,7 +60,8 @@ def train(
 
     Returns:
         what is recorded: settings and plan, seconds by the wall and CPU seconds, peak memory in MB,
-        the loss of each step (means of 50), and the task's report on data that were held out.
+        the loss of each step (means of 50), and the task's report on data that were held out; with
+        hidden rows in the plan after `calibrate`, and before.
 
     Raises:
         ValueError: for names or settings that do not exist. Diverged: if training does.
@@ -87,6 +89,11 @@ def train(
         with Clock() as clock:
             history = fit(model, data, chosen.plan, checkpoint, progress=progress)
         report = chosen.report(model.cpu())
+        calibrated = {"calibration": None, "before_calibration": None}
+        if chosen.plan.hiding is not None and isinstance(model.posterior, LadderPosterior):
+            numbers = calibrate(model, chosen.train, chosen.plan.hiding)
+            calibrated = {"calibration": numbers, "before_calibration": report}
+            report = chosen.report(model)
     plan = asdict(chosen.plan)
     result = {
         "task": task,
@@ -103,6 +110,7 @@ def train(
         "peak_memory_mb": high_water_mb(),
         "loss": [round(sum(part) / len(part), 3) for part in _parts(history["negative_elbo"], 50)],
         "report": report,
+        **calibrated,
     }
     print(
         f"{task}, {posterior}, seed {seed}: {plan['steps']} steps in {result['cpu_s']} CPU "

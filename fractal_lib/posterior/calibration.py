@@ -91,7 +91,7 @@ def _by_log_score(gap: Tensor, path: Tensor, noise: Tensor, error: Tensor) -> li
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        variance = scaled(numbers, gap, path, noise)
+        variance = torch.stack(scaled(numbers, gap, path, noise)).sum(0)
         score = (error / variance + variance.log()).mean() / 2 + PULL * (numbers**2).sum()
         score.backward()
         return score

@@ -39,7 +39,8 @@ def observations_from_frame(
 
     Complexity: O(rows log rows). Source: chapter ``posterior/irregular``.
 
-    >>> import pandas as pd
+    >>> from fractal_lib.checks import optional
+    >>> pd = optional("pandas", "this example")
     >>> days = pd.to_datetime(["2001-01-01", "2001-01-02", "2001-01-05"])
     >>> frame = pd.DataFrame({"a": [1.0, 2.0, float("nan")], "b": [0.5, 0.25, 0.0]}, index=days)
     >>> data = observations_from_frame(frame)

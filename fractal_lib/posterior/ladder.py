@@ -5,7 +5,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from fractal_lib.checks import as_int, as_positive
 from fractal_lib.posterior.base import Posterior, TimeEmbedding, as_times
@@ -27,8 +26,8 @@ class LadderPosterior(Posterior):
     encodes nothing.
 
     What the data are like at every scale around t, `DataSplines.read`, goes through the network of
-    `PosteriorAffine`; the mean has a linear part beside it. There is no recurrence and no header.
-    (m, s) is continuous in t, and its derivative is exact.
+    `PosteriorAffine`. There is no recurrence and no header. (m, s) is continuous in t, and its
+    derivative is exact.
 
     Args:
         latent_size: Z.
@@ -101,8 +100,6 @@ class LadderPosterior(Posterior):
         inputs = self.in_features + self.time_embedding.out_features
         sizes = inputs, self.hidden_size, self.latent_size
         self.net = affine_net(*sizes, init_logstd, device=device, dtype=dtype)
-        # one value that was read is nearly an answer: the network mends it
-        self.skip = nn.Linear(self.channels, self.latent_size, device=device, dtype=dtype)
 
     @classmethod
     def of(cls, data: Observations, latent_size: int, hidden_size: int, **settings: Any):
@@ -129,7 +126,6 @@ class LadderPosterior(Posterior):
     def reset_parameters(self) -> None:
         """All parameters as drawn anew."""
         self.net.reset_parameters()
-        self.skip.reset_parameters()
 
     def extra_repr(self) -> str:
         """What it reads, and sizes."""
@@ -166,20 +162,9 @@ class LadderPosterior(Posterior):
                 f"features a time, got {got}"
             )
         t = as_times(t, prepared.data.series_index(series))
-        dtype = self.skip.weight.dtype
+        dtype = next(self.net.parameters()).dtype
         with torch.no_grad():  # the data do not change
             value, slope = (part.to(dtype) for part in prepared.read(series, t))
             time, time_dt = self.time_embedding(t, dtype)
         inputs, inputs_dt = torch.cat([value, time], -1), torch.cat([slope, time_dt], -1)
-        (mean, log_std), (mean_dt, log_std_dt) = (
-            part.chunk(2, dim=-1) for part in push_forward(self.net, inputs, inputs_dt)
-        )
-        near, near_dt = (self._first(part) for part in (value, slope))
-        std = log_std.exp()
-        mean, mean_dt = mean + self.skip(near), mean_dt + near_dt @ self.skip.weight.mT
-        return Marginals(mean, std, mean_dt, std * log_std_dt)
-
-    def _first(self, features: Tensor) -> Tensor:
-        """Of each channel the value that is read first, (B, Q, X)."""
-        groups = self.channels if self.per_channel else 1
-        return features.unflatten(-1, (groups, -1))[..., : self.channels // groups].flatten(-2)
+        return Marginals.of(*push_forward(self.net, inputs, inputs_dt))

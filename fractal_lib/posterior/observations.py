@@ -86,8 +86,7 @@ class Observations:
         self.channels = values.shape[2]
         observed = mask_of(observed, values)
         rows = any_channel(observed)
-        if rows is not None:
-            require(lambda: rows.any(1).all(), "a series has no observed row at all")
+        _require_rows(rows, "a series has no observed row at all")
         self.t = None
         if times is not None:
             t = shares(times, rows, values, self.duration)
@@ -235,7 +234,7 @@ class Observations:
         if self.observed is not None:
             seen = self.observed & (seen.unsqueeze(-1) if self.observed.dim() == 3 else seen)
         rows = any_channel(seen)
-        require(lambda: rows.any(1).all(), "a series has no observed row left")
+        _require_rows(rows, "a series has no observed row left")
         view = copy.copy(self)  # rows keep their places
         there = seen if seen.dim() == 3 else seen.unsqueeze(-1)
         view.values, view.observed = torch.where(there, self.values, 0), seen
@@ -268,3 +267,8 @@ def as_observations(data: Any) -> Observations:
             "Observations(values, times, observed, duration=...)"
         )
     return data
+
+
+def _require_rows(rows: Tensor | None, message: str) -> None:
+    if rows is not None:
+        require(lambda: rows.any(1).all(), message)

@@ -63,7 +63,7 @@ class TrainingPlan:
             self._set(name, as_int(getattr(self, name), name, least=1))
         self._set("seed", as_int(self.seed, "seed"))
         self._set("lr", as_positive(self.lr, "lr"))
-        # 0 is allowed; what is no number at all is not
+        # 0 is allowed; what is not a number is refused
         decay = self.weight_decay
         self._set("weight_decay", 0.0 if decay == 0 else as_positive(decay, "weight_decay"))
         for name in ("grad_clip", "ema"):

@@ -132,10 +132,12 @@ class Predictor(nn.Module):
         return torch.stack(path, 1)
 
     @torch.no_grad()
-    def predict(self, data: Observations, series: Any, t: Any) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, data: Observations, series: Any, t: Any, *, noise: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Mean and std of an observation at t (B, Q) of series (B,), given the data: (B, Q, X).
 
-        The std is as `calibrate` scaled it, if it did.
+        The std is as `calibrate` scaled it, if it did; without ``noise`` it is that of the path.
 
         Raises:
             TypeError, ValueError: for data, series or times that do not fit.
@@ -146,11 +148,13 @@ class Predictor(nn.Module):
         prepared, t = self.posterior.prepare(data), as_times(t, series)
         q = self.posterior(prepared, series, t)
         mean, std = self.likelihood.predict(q.mean, q.std)
-        if not bool(self.calibration.any()):
+        if noise and not bool(self.calibration.any()):
             return mean, std
-        noise = self.likelihood.predict(q.mean, torch.zeros_like(q.std))[1] ** 2
-        gap = prepared.spread(series, t)
-        return mean, scaled(self.calibration, gap, std**2 - noise, noise).sqrt().to(std)
+        noises = self.likelihood.predict(q.mean, torch.zeros_like(q.std))[1] ** 2
+        path = std**2 - noises
+        if bool(self.calibration.any()):
+            path, noises = scaled(self.calibration, prepared.spread(series, t), path, noises)
+        return mean, (path + noises if noise else path).clamp(min=0).sqrt().to(std)
 
     @torch.no_grad()
     def filter(self, data: Observations, series: Any, t: Any) -> tuple[Tensor, Tensor]:
@@ -237,7 +241,7 @@ def _normal(shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
-def scaled(calibration: Tensor, gap: Tensor, path: Tensor, noise: Tensor) -> Tensor:
-    """Variance of a prediction, see `calibrate`: ``gap`` is log(1 + h), the others variances."""
+def scaled(calibration: Tensor, gap: Tensor, path: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances of path and noise after `calibrate`; ``gap`` is log(1 + h)."""
     a, b, c = calibration
-    return (a + b * gap).exp() * path + c.exp() * noise
+    return (a + b * gap).exp() * path, c.exp() * noise

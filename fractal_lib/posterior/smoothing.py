@@ -24,9 +24,8 @@ HALVES = [
 def hermite(u: Tensor, n: int = 0) -> Tensor:
     """Weights (..., 4) of (v0, v0', v1, v1') for a cubic at u in [0, 1], or its nth derivative.
 
-    >>> hermite(torch.tensor([0.0, 0.5]))
-    tensor([[ 1.0000,  0.0000,  0.0000,  0.0000],
-            [ 0.5000,  0.1250,  0.5000, -0.1250]])
+    >>> hermite(torch.tensor(0.5))
+    tensor([ 0.5000,  0.1250,  0.5000, -0.1250])
     """
     w = 1 - u
     if n == 0:

@@ -96,7 +96,7 @@ def test_every_case_makes_a_record(name, short, tmp_path, capsys):
     file = tmp_path / "new" / "run.json"
     settings = TINY[name].split()
     if name == "ladder-ablation":
-        settings += ["no slopes", "with the dragon's contrast"]
+        settings += ["splines on 1 level", "means on all levels"]
     main(["run", name, *settings, "--quiet", "--json", str(file)])
     run = json.loads(file.read_text())
     assert set(run) >= MACHINE | {"settings"}

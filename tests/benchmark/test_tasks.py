@@ -29,8 +29,9 @@ class Oracle(Posterior):
     asked to read.
     """
 
-    def __init__(self, data, std_there=1.0, std_elsewhere=1.0):
+    def __init__(self, data, latent_size, std_there=1.0, std_elsewhere=1.0):
         super().__init__()
+        self.latent_size = latent_size
         there = rows_there(data)[0]
         self.std = torch.where(there, std_there, std_elsewhere)
         self.read = []
@@ -41,7 +42,7 @@ class Oracle(Posterior):
 
     def forward(self, prepared, series, t):
         row = (t * (len(self.std) - 1)).round().long()
-        std = self.std[row].unsqueeze(-1).expand(*t.shape, 4).float()
+        std = self.std[row].unsqueeze(-1).expand(*t.shape, self.latent_size).float()
         zero = torch.zeros_like(std)
         return Marginals(zero, std, zero, zero)
 
@@ -50,7 +51,7 @@ def judged(task, *stds):
     """A report on an oracle, whose latent is what is observed, and what it read."""
     torch.manual_seed(0)
     model = task.build("ladder-posterior")
-    model.posterior = oracle = Oracle(task.train, *stds)
+    model.posterior = oracle = Oracle(task.train, task.latent_size, *stds)
     torch.nn.init.zeros_(model.likelihood.net.bias)
     torch.nn.init.ones_(model.likelihood.net.weight)
     torch.nn.init.constant_(model.likelihood.log_noise, -16.0)

@@ -78,7 +78,7 @@ def test_numbers_of_numpy_make_a_model_and_a_plan_that_is_saved(tmp_path):
     three, data = np.int64(3), Observations(VALUES)
     numbers = dict(lr=np.float32(1e-3), grad_clip=np.float64(1), ema=np.float64(0.9))
     plan = TrainingPlan(steps=three, seed=three, weight_decay=np.float32(0.1), **numbers)
-    assert {type(v) for v in vars(plan).values()} <= {int, float, str}
+    assert {type(v) for v in vars(plan).values()} <= {int, float, str, type(None)}  # no hiding
     made = []
     for _ in range(2):
         torch.manual_seed(0)
