@@ -80,6 +80,8 @@ def _scored(
     there = torch.ones_like(mean, dtype=torch.bool)
     if data.observed is not None and data.observed.dim() == 3:
         there = data.observed[series, row].unsqueeze(1)
+    # a model that never met a hole may have a variance there that is no float
+    there = there & std.isfinite() & error.isfinite()
     return gap[there], (std**2 - noise)[there], noise[there], error[there]
 
 
