@@ -75,7 +75,7 @@ def glucose_task(seed: int = 0) -> Task:
 
     >>> task = glucose_task()
     >>> task.train
-    Observations(series=1, n=42812, channels=1, duration=4814.08, own times, complete, ...)
+    Observations(series=1, n=42812, channels=1, duration=4814.1, own times, complete, ...)
     """
     record, train, parts = glucose_split(seed)
     log = np.log(record.values)
