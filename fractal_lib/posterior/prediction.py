@@ -102,12 +102,11 @@ class Predictor(nn.Module):
         steps: int,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Paths of the posterior SDE by Euler-Maruyama: (B, steps + 1, Z), one for each series
-        (B,).
+        """Paths of the posterior SDE: (B, steps + 1, Z), one for each series (B,).
 
         At every t its values are distributed as N(mean(t), std(t)^2), up to the step; the path
-        tells how they are correlated. Choose the step well below the posterior's correlation time,
-        min std^2 / g^2.
+        tells how they are correlated. A step is exact for a constant diffusion: (z - mean) / std is
+        then an Ornstein-Uhlenbeck process, so that no step is too long for a small std.
 
         Raises:
             TypeError, ValueError: for data, series or steps that do not fit.
@@ -126,8 +125,14 @@ class Predictor(nn.Module):
             now = Marginals(*(part[:, step : step + 1] for part in q))
             eps = (z.unsqueeze(1) - now.mean) / now.std
             f, g2, _ = self.posterior_drift(now, eps, t[:, step : step + 1], data.duration)
-            noise = _normal(z.shape, z, generator)
-            z = z + f.squeeze(1) * tau + (g2.squeeze(1) * tau).sqrt() * noise
+            rate = g2 / (2 * now.std**2)
+            # what the drift has beside the velocity and the pull, see `posterior_drift`
+            slope = f - (now.mean_dt + now.std_dt * eps) / data.duration + rate * now.std * eps
+            push = slope / now.std * -torch.expm1(-rate * tau) / rate
+            noise = _normal(eps.shape, z, generator)
+            spread = (-torch.expm1(-2 * rate * tau)).sqrt()
+            eps = (eps * (-rate * tau).exp() + push + spread * noise).squeeze(1)
+            z = q.mean[:, step + 1] + q.std[:, step + 1] * eps
             path.append(z)
         return torch.stack(path, 1)
 

@@ -205,3 +205,14 @@ def test_calibration_finds_the_factor_that_a_spread_is_wrong_by():
         calibrate(model, data, Hiding(longest=1, stretches=0.0, scattered=0.0))
     with pytest.raises(ValueError, match="three finite numbers"):
         model.set_calibration([1.0, 2.0])
+
+
+def test_posterior_paths_hold_for_a_std_far_below_the_step():
+    """By Euler-Maruyama the pull g^2 / (2 std^2), here 2e4 a unit of time, would need 1e5 steps."""
+    data = Observations(torch.ones(1, 2, 1).double())
+    model = LatentSDE(ornstein_uhlenbeck(), identity_likelihood(), Told(std=0.01))
+    generator = torch.Generator().manual_seed(0)
+    paths = model.sample_posterior(data, [0] * 4000, 20, generator) - 1
+    # 4000 paths: a std is known to 1.1 %
+    np.testing.assert_allclose(paths.std(0).flatten(), 0.01, rtol=0.06)
+    assert abs((paths[:, 3] * paths[:, 4]).mean()) < 1e-5  # a step is far beyond their correlation
