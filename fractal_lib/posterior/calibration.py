@@ -39,12 +39,16 @@ def calibrate(
         a, b and c, which the model keeps as ``calibration``.
 
     Raises:
-        TypeError: for data that are not `Observations`. ValueError: for a posterior that
+        TypeError: for a model, data or hiding of another type. ValueError: for a posterior that
             reads no splines, or if nothing is hidden.
 
     Complexity: that of a posterior at ``rows`` times, and of 8 views. Source: Gneiting and Raftery
     (2007) for the score; chapter ``posterior/irregular``.
     """
+    if not isinstance(model, LatentSDE) or not isinstance(hiding, Hiding):
+        got = f"{type(model).__name__} and {type(hiding).__name__}"
+        raise TypeError(f"expected a LatentSDE and a Hiding, got {got}")
+    seed = as_int(seed, "seed")
     if not hasattr(model.posterior.prepare(as_observations(data)[[0]]), "spread"):
         raise ValueError(
             "calibrate needs a posterior that knows gaps, LadderPosterior(..., gaps=True) with "

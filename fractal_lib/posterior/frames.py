@@ -70,6 +70,8 @@ def observations_from_frame(
 
 def _elapsed(index: Any, unit: str) -> np.ndarray:
     """Time since the first row, float64."""
+    if getattr(index, "tz", None) is not None:  # of a time zone: all in one
+        index = index.tz_convert("UTC").tz_localize(None)
     stamps = index.to_numpy()
     if not len(stamps):
         raise ValueError("expected a series with rows, got an empty frame")
@@ -81,4 +83,6 @@ def _elapsed(index: Any, unit: str) -> np.ndarray:
         elapsed = stamps.astype(np.float64) - stamps.min()
     else:
         raise TypeError(f"expected an index of dates or numbers, got {stamps.dtype}")
+    if not np.isfinite(elapsed).all():
+        raise ValueError("expected a time for every row, got an index where some are missing")
     return elapsed

@@ -208,9 +208,10 @@ class Predictor(nn.Module):
         """
         index = as_observations(data).series_index(series)
         horizon, samples = as_positive(horizon, "horizon"), as_int(samples, "samples", least=1)
-        steps, start = as_int(steps, "steps", least=1), float(start)
-        if not 0 <= start <= 1:
+        steps, begin = as_int(steps, "steps", least=1), as_float(start, "start")
+        if begin.numel() != 1 or not bool(((begin >= 0) & (begin <= 1)).all()):
             raise ValueError(f"expected start from 0 to 1 of the duration, got {start}")
+        start = float(begin)
         some = data[index]
         some = some.hide(some.times > start * data.duration * (1 + 1e-12)) if start < 1 else some
         every = torch.arange(len(some), device=index.device)

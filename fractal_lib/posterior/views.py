@@ -5,11 +5,12 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fractal_lib.checks import as_int, as_positive
-from fractal_lib.posterior.observations import Observations
+from fractal_lib.posterior.observations import Observations, as_observations
 
 __all__ = ["Hiding"]
 
@@ -54,13 +55,13 @@ class Hiding:
         object.__setattr__(self, "weight", as_positive(self.weight, "weight"))
         for name in ("stretches", "scattered"):
             share = getattr(self, name)
-            if not isinstance(share, int | float) or not 0 <= share < 0.5:
+            if not isinstance(share, int | float | np.floating) or not 0 <= share < 0.5:
                 raise ValueError(f"expected {name} as a share from 0 to below 1/2, got {share!r}")
             object.__setattr__(self, name, float(share))
 
     def view(self, data: Observations, generator: torch.Generator) -> Observations:
         """The data without what is hidden this time; a series keeps at least one row."""
-        shape, device = (len(data), data.n), data.values.device
+        shape, device = (len(as_observations(data)), data.n), data.values.device
 
         def uniform(*size: int) -> Tensor:
             return torch.rand(*size, generator=generator, device=device, dtype=torch.float64)

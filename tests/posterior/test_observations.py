@@ -111,6 +111,8 @@ def test_a_frame_becomes_observations():
     assert hours.channels == 1 and hours.times.max() == 31 * 24
     numbers = observations_from_frame(frame[["x"]].set_axis([5.0, 1.0, 2.0, 3.0, 9.0]))
     assert numbers.times[0].tolist() == [0, 1, 2, 4]
+    zone = frame[["x"]].tz_localize("Europe/Paris")
+    assert observations_from_frame(zone).times[0].tolist()[:4] == [0, 1, 2, 31]
     assert observations_from_frame(frame.iloc[:1][["x"]]).duration == 1
 
 
@@ -165,6 +167,10 @@ REFUSED = {
     "no such unit": (
         lambda: observations_from_frame(FRAME.set_axis(pd.to_datetime(["2020", "2021"])), unit="y"),
         "unit as one of",
+    ),
+    "a time that is missing": (
+        lambda: observations_from_frame(FRAME.set_axis(pd.to_datetime(["2020", None]))),
+        "a time for every row",
     ),
     "an empty frame": (lambda: observations_from_frame(FRAME.iloc[:0]), "an empty frame"),
 }

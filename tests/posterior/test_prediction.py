@@ -82,6 +82,8 @@ def test_a_forecast_does_not_read_what_comes_after_its_start():
     late = Observations(values, observed=torch.arange(10) > 5)
     with pytest.raises(ValueError, match="no observed row left"):
         model.forecast(late, [0], 1.0, start=0.5)
+    with pytest.raises(TypeError, match="start must be a tensor or an array of numbers"):
+        model.forecast(Observations(values), [0], 1.0, start="now")
     with pytest.raises(ValueError, match="start from 0 to 1 of the duration, got 2"):
         model.forecast(Observations(values), [0], 1.0, start=2)
 
@@ -140,6 +142,7 @@ def test_views_hide_the_share_that_was_asked_and_leave_a_row(n):
         assert abs(hidden - (1 - 0.7 * 0.8)) < 0.04  # 200 series, shares uniform in 0 .. twice
         longest = max(len(run) for row in view.rows for run in _runs(~row))
         assert longest >= 10  # stretches touch one another
+    assert Hiding(longest=2, stretches=np.float32(0.25)).stretches == 0.25
     assert Hiding(longest=1, stretches=0.0, scattered=0.0).view(data, generator).complete
 
 
@@ -203,6 +206,12 @@ def test_calibration_finds_the_factor_that_a_spread_is_wrong_by():
         calibrate(LatentSDE(ornstein_uhlenbeck(), identity_likelihood(), Told()), data, hiding)
     with pytest.raises(ValueError, match="got none"):
         calibrate(model, data, Hiding(longest=1, stretches=0.0, scattered=0.0))
+    with pytest.raises(TypeError, match="a LatentSDE and a Hiding, got LatentSDE and int"):
+        calibrate(model, data, 5)
+    with pytest.raises(TypeError, match="seed as a whole number"):
+        calibrate(model, data, hiding, seed=1.5)
+    with pytest.raises(TypeError, match="expected data as Observations, got Tensor"):
+        hiding.view(data.values, torch.Generator())
     with pytest.raises(ValueError, match="three finite numbers"):
         model.set_calibration([1.0, 2.0])
 

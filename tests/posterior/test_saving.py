@@ -87,7 +87,6 @@ def test_a_model_is_read_as_it_was_written(make, tmp_path):
     assert_same(model, again)
 
 
-@pytest.mark.skipif(not hasattr(LadderPosterior, "settings"), reason="made from data")
 @pytest.mark.parametrize("gaps", [False, True])
 def test_the_ladder_posterior_is_read_as_it_was_written(gaps, tmp_path):
     model = build()
