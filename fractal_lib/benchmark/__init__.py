@@ -24,7 +24,10 @@ from fractal_lib.benchmark import (  # noqa: F401  (each enters its case)
     glucose_rivals,
     mocap_rivals,
     forecast_rivals,
-    text_task,
+    trained_keys,
+    key_kinds,
+    needle,
+    mqar,
 )
 
 __all__ = [

@@ -13,8 +13,6 @@ from torch.nn.functional import scaled_dot_product_attention
 from fractal_lib.benchmark.centroids import centroids
 from fractal_lib.benchmark.transformer import Attend
 from fractal_lib.self_attention import fractal_self_attention
-from fractal_lib.self_attention.blocks import FILL, Layout
-from fractal_lib.self_attention.cells import key_counts, log_counts
 
 __all__ = [
     "FAR",
@@ -28,7 +26,9 @@ __all__ = [
 ]
 
 FAR: dict[str, dict[str, Any]] = {
-    "cells by time": {},
+    "cells by time": {"order": "time"},
+    "cells by Hilbert": {"order": "hilbert"},
+    "cells by tree": {"order": "tree"},
 }
 """Options of `fractal_self_attention` beside its geometry, by the name that records have."""
 
@@ -77,15 +77,19 @@ def num_read(n: int, near: int, cells: int, is_causal: bool = True, opened: int 
     >>> num_read(64, near=2, cells=1).max().item()
     12
     """
-    layout = Layout.of(n, near, cells, is_causal, 1, torch.device("cpu"))
-    readable = log_counts(key_counts(torch.ones(1, n), layout), layout)[0] > FILL / 2
-    blocks = readable.sum(-1)  # (blocks,)
-    read = blocks.repeat_interleave(near)
-    if is_causal:  # of its own block a query reads what is not ahead
-        own = readable[:, near : 2 * near].long()
-        read = read - (own.sum(-1, keepdim=True) - own.cumsum(-1)).flatten()
-    place = torch.arange(n)
-    return torch.minimum(read[:n] + opened, place + 1 if is_causal else torch.full_like(place, n))
+    place, scale = torch.arange(n), 1
+    block = place // near
+    low, high = (block - 1) * near, (block + 2) * near
+    read = (place + 1 if is_causal else high.clamp(max=n)) - low.clamp(min=0)
+    while cells and ((low > 0).any() or not is_causal and (high < n).any()):
+        width, mine = near << scale, block >> scale
+        first, last = (mine - 1) * width, (mine + 2) * width
+        cell = width // (2 * cells)
+        read = read + (low - first.clamp(min=0)).clamp(min=0) // cell
+        if not is_causal:
+            read = read - (high - last.clamp(max=n)).clamp(max=0) // cell
+        low, high, scale = first, last, scale + 1
+    return torch.minimum(read + opened, place + 1 if is_causal else torch.full_like(place, n))
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -110,7 +114,7 @@ def window_like(read: Tensor, is_causal: bool = True) -> Tensor:
     behind = place[:, None] - place  # (n, n)
     if is_causal:
         return (behind >= 0) & (behind < read[:, None])
-    rank = behind.abs().argsort(-1, stable=True).argsort(-1)
+    rank = behind.abs().sort(dim=-1, stable=True).indices.argsort(-1)
     return rank < read[:, None]
 
 
@@ -169,6 +173,10 @@ def rows_of(
         row |= {"late": (off[:, :, n // 2 :].norm() / out[:, :, n // 2 :].norm()).item()}
         used = (log_mass(attend, q, k) - mass).square().mean().sqrt().item() if reads else None
         rows.append(row | {"mass": used, "reads": round(reads, 1)})
-        told = ", ".join(f"{key} {value:.3f}" for key, value in rows[-1].items() if key != "method" and value is not None)
+        told = ", ".join(
+            f"{key} {value:.3f}"
+            for key, value in rows[-1].items()
+            if key != "method" and value is not None
+        )
         print(f"{name:20} {told}", flush=True)
     return rows

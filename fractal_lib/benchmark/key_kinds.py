@@ -1,4 +1,4 @@
-"""Keys that are smooth, that walk and that are random: how well each way of reading far keys does."""
+"""Keys that are smooth, that walk and that are random: the error of each way to read far keys."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,27 +16,30 @@ KINDS = ("smooth", "random walk", "random")
 
 
 def keys_of(kind: str, n: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v, each (1, 1, n, width) float64; values standard normal.
+    """q, k and v, each (1, 1, n, width) float64, values standard normal.
 
-    "smooth" keys are eight waves and their cosines, the slowest not quite once along the rows,
-    mixed at random; "random walk" keys take standard normal steps, scaled so that the walk ends as
-    far off as a standard normal key is long; both are asked with queries half as long as the keys
-    in their places. "random" keys and queries are standard normal.
+    "smooth" keys are four waves and their cosines, the slowest not quite once along the rows, in
+    eight of the ``width`` dimensions, turned at random; they are asked with twice themselves, and
+    logits have the scale of eight dimensions. "random walk" keys take standard normal steps, scaled
+    so that the walk ends as far off as a standard normal key is long, and are asked with half
+    themselves. "random" keys and queries are standard normal.
 
-    >>> q, k, v = keys_of("smooth", 10, 6, seed=0)
+    >>> q, k, v = keys_of("random walk", 10, 8, seed=0)
     >>> k.shape, torch.equal(q, k / 2)
-    (torch.Size([1, 1, 10, 6]), True)
+    (torch.Size([1, 1, 10, 8]), True)
     """
     generator = torch.Generator().manual_seed(seed)
     q, k, v = torch.randn(3, 1, 1, n, width, generator=generator, dtype=torch.float64)
     if kind == "smooth":
-        angle = torch.linspace(0, 6, n, dtype=torch.float64)[:, None] * torch.arange(1, 9)
-        waves = torch.cat([angle.sin(), angle.cos()], 1)  # (n, 16)
-        mix = torch.randn(16, width, generator=generator, dtype=torch.float64)
-        k = (waves @ mix / 8**0.5)[None, None]  # of variance 1
+        angle = torch.linspace(0, 6, n, dtype=torch.float64)[:, None] * torch.arange(1, 5)
+        waves = torch.cat([angle.sin(), angle.cos()], 1)  # (n, 8)
+        turn = torch.linalg.qr(k[0, 0, :width]).Q[:, :8]  # (width, 8), orthonormal
+        k = (waves @ turn.T)[None, None]
+        q = 2 * (width / 8) ** 0.5 * k
     elif kind == "random walk":
         k = k.cumsum(2) / n**0.5
-    return (q if kind == "random" else k / 2), k, v
+        q = k / 2
+    return q, k, v
 
 
 @case("key-kinds", records="key-kinds", choices={"only": KINDS})
@@ -53,7 +56,7 @@ def key_kinds(
     """Tell the error of every way to read far keys that are smooth, that walk or that are random.
 
     Args:
-        n, width: rows, and numbers in a key and a value.
+        n, width: rows, and numbers in a key and a value, eight at least and n at most.
         near, cells: of `fractal_self_attention`, causal.
         centroids: of k-means over all far keys, the mark.
         seeds: of keys, queries and values.

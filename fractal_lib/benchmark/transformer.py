@@ -48,7 +48,7 @@ class Block(nn.Module):
         )
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, width) to queries, keys and values, each (B, heads, N, D); the first two turned."""
+        """(B, N, width) to queries and keys, `turned`, and values: each (B, heads, N, D)."""
         parts = self.mix(self.norms[0](x)).chunk(3, -1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         return turned(q), turned(k), v

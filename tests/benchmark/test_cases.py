@@ -25,9 +25,11 @@ from fractal_lib.benchmark import (
     long_rivals,
     masks,
     mocap_rivals,
-    text_task,
+    mqar,
+    trained_keys,
 )
 from fractal_lib.benchmark.__main__ import main, options_of, script
+from fractal_lib.benchmark.attentions import FAR
 from fractal_lib.benchmark.record import identity, load, names, record, rows
 from fractal_lib.benchmark.tasks import ou_task
 from fractal_lib.data.mocap import Mocap
@@ -51,7 +53,11 @@ TINY = {
     "glucose-rivals": "--readings 1500 --seeds 0",
     "mocap-rivals": "--path mocap35.mat",
     "forecast-rivals": "--origins 3 --tasks co2",
-    "text-task": "--length 40 --batch 1 --steps 2 --seeds 1",
+    "trained-keys": "--length 40 --near 4 --cells 2 --centroids 3 --texts 1 --steps 1 1 1",
+    "key-kinds": "--n 60 --width 8 --near 4 --cells 2 --centroids 3 --seeds 0",
+    "needle": "--sizes 60 --width 8 --near 4 --cells 2 --seeds 0",
+    "mqar": "--lengths 16 --pairs 2 --vocabulary 16 --width 8 --near 4 --cells 2 --steps 1 "
+    "--tokens 32 --seeds 0",
 }
 LATENT = "latent-sde --task ou --steps 9 --quiet"
 REQUIRED = {"latent-sde": ["--task", "ou"], "mocap-rivals": ["--path", "mocap35.mat"]}
@@ -69,7 +75,10 @@ NUMBERS = {  # of rows, or of runs
     "glucose-rivals": len(glucose_rivals.RIVALS),
     "mocap-rivals": len(mocap_rivals.RIVALS),
     "forecast-rivals": len(forecast_rivals.RIVALS),
-    "text-task": len(text_task.ATTENTIONS),
+    "trained-keys": 8 * (len(FAR) + 3),
+    "key-kinds": 3 * (len(FAR) + 3),
+    "needle": len(FAR) + 1,
+    "mqar": len(mqar.ATTENTIONS),
 }
 
 
@@ -80,7 +89,7 @@ def short(monkeypatch):
     """
     dragon = {"dragon": masks.masks(300)["dragon"]}
     monkeypatch.setattr(masks, "masks", lambda n, device: dragon)
-    monkeypatch.setattr(text_task, "docstrings", lambda: bytes(range(256)) * 8)
+    monkeypatch.setattr(trained_keys, "docstrings", lambda: bytes(range(256)) * 8)
     monkeypatch.setattr(ladder_ablation, "lorenz_task", lambda n, noise: ou_task())
     walks = np.random.default_rng(0).standard_normal((9, 20, 5)).cumsum(1)
     monkeypatch.setattr(mocap_rivals, "mocap", lambda path: Mocap(walks[:4], walks[4:6], walks[6:]))
@@ -300,16 +309,16 @@ def test_a_run_can_be_added_to_a_record(short, tmp_path, capsys):
 
 
 def test_what_is_done_is_recorded_on_the_way(short, tmp_path, monkeypatch, capsys):
-    file, train = tmp_path / "run.json", text_task._train
+    file, train = tmp_path / "run.json", mqar._train
 
     def fail_at_the_second(*arguments):
         if file.exists():
             raise KeyboardInterrupt
         return train(*arguments)
 
-    monkeypatch.setattr(text_task, "_train", fail_at_the_second)
+    monkeypatch.setattr(mqar, "_train", fail_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        main(["run", "text-task", *TINY["text-task"].split(), "--quiet", "--json", str(file)])
+        main(["run", "mqar", *TINY["mqar"].split(), "--quiet", "--json", str(file)])
     assert len(json.loads(file.read_text())["runs"]) == 1
 
 
@@ -336,8 +345,10 @@ def test_a_name_is_taken_once():
 
 
 def test_a_case_is_refused_what_it_does_not_know():
-    with pytest.raises(ValueError, match="only must be one of full, window, near and far, got 'x'"):
-        CASES["text-task"].run(only=["x"])
+    with pytest.raises(
+        ValueError, match="only must be one of smooth, random walk, random, got 'x'"
+    ):
+        CASES["key-kinds"].run(only=["x"])
 
 
 def test_threads_are_given_back():
