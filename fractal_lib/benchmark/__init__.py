@@ -28,6 +28,7 @@ from fractal_lib.benchmark import (  # noqa: F401  (each enters its case)
     key_kinds,
     needle,
     mqar,
+    burgers,
 )
 
 __all__ = [

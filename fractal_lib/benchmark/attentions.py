@@ -3,6 +3,7 @@
 `FAR` is the one table: a task runs over it, so an option that is entered is measured everywhere.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,9 +17,12 @@ from fractal_lib.self_attention import fractal_self_attention
 
 __all__ = [
     "FAR",
+    "WAYS",
+    "WINDOWS",
+    "answer_and_mass",
+    "compared",
     "exact",
     "far",
-    "log_mass",
     "num_read",
     "rows_of",
     "trained",
@@ -31,6 +35,15 @@ FAR: dict[str, dict[str, Any]] = {
     "cells by tree": {"order": "tree"},
 }
 """Options of `fractal_self_attention` beside its geometry, by the name that records have."""
+
+WINDOWS: dict[str, int] = {
+    f"window, {opened} more" if opened else "window": opened
+    for opened in sorted({options.get("opened", 0) for options in FAR.values()})
+}
+"""Windows that read as many keys as cells are read, and as many more as are opened."""
+
+WAYS = ("mean of the values", *WINDOWS, *FAR, "k-means")
+"""Names of all that `compared` compares."""
 
 
 def far(near: int, cells: int, is_causal: bool = True) -> dict[str, Attend]:
@@ -48,25 +61,26 @@ def far(near: int, cells: int, is_causal: bool = True) -> dict[str, Attend]:
 
 
 def trained(near: int, cells: int, is_causal: bool = True) -> dict[str, Attend]:
-    """What a task trains with: full attention, a window of which each query reads as many keys as
-    cells would be read, and every way of `FAR`.
+    """What a task trains with: full attention, windows of which each query reads as many keys as
+    of cells and opened keys, and every way of `FAR`.
 
     >>> q, k, v = torch.randn(3, 1, 1, 40, 4)
     >>> [attend(q, k, v).shape[2] for attend in trained(4, 2).values()][:3]
     [40, 40, 40]
     """
 
-    def window(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        mask = _window(q.shape[2], near, cells, is_causal).to(q.device)
-        return scaled_dot_product_attention(q, k, v, mask)
+    def window(opened: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mask = _window(q.shape[2], near, cells, is_causal, opened)
+        return scaled_dot_product_attention(q, k, v, mask.to(q.device))
 
     full = partial(scaled_dot_product_attention, is_causal=is_causal)
-    return {"full": full, "window": window} | far(near, cells, is_causal)
+    windows = {name: partial(window, opened) for name, opened in WINDOWS.items()}
+    return {"full": full} | windows | far(near, cells, is_causal)
 
 
 @lru_cache
-def _window(n: int, near: int, cells: int, is_causal: bool) -> Tensor:
-    return window_like(num_read(n, near, cells, is_causal), is_causal)
+def _window(n: int, near: int, cells: int, is_causal: bool, opened: int) -> Tensor:
+    return window_like(num_read(n, near, cells, is_causal, opened), is_causal)
 
 
 def num_read(n: int, near: int, cells: int, is_causal: bool = True, opened: int = 0) -> Tensor:
@@ -118,65 +132,75 @@ def window_like(read: Tensor, is_causal: bool = True) -> Tensor:
     return rank < read[:, None]
 
 
-def log_mass(attend: Attend, q: Tensor, k: Tensor) -> Tensor:
-    """The logarithm of the normaliser that an attention used, (B, heads, N), from the weight of
-    each query's own key, which every way reads by itself.
+def answer_and_mass(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """What an attention answers, and the logarithm of the normaliser that it used, (B, heads, N):
+    from the weight of each query's own key, which every way reads by itself.
 
-    >>> q, k = torch.randn(2, 1, 1, 6, 4, dtype=torch.float64)
-    >>> used = log_mass(lambda q, k, v: exact(q, k, v)[0], q, k)
-    >>> torch.allclose(used, exact(q, k, k)[1])
-    True
+    >>> q, k, v = torch.randn(3, 1, 1, 6, 4, dtype=torch.float64)
+    >>> out, mass = answer_and_mass(lambda q, k, v: exact(q, k, v)[0], q, k, v)
+    >>> torch.allclose(out, exact(q, k, v)[0]), torch.allclose(mass, exact(q, k, v)[1])
+    (True, True)
     """
-    n = q.shape[2]
-    places = torch.eye(n, dtype=q.dtype).expand(*q.shape[:2], n, n)
-    weights = attend(q, k, places).diagonal(dim1=-2, dim2=-1)
-    return (q * k).sum(-1) / q.shape[-1] ** 0.5 - weights.log()
+    n, width = q.shape[2], v.shape[-1]
+    places = torch.eye(n, dtype=v.dtype).expand(*v.shape[:2], n, n)
+    both = attend(q, k, torch.cat([v, places], -1))  # (B, heads, N, Dv + N)
+    own = both[..., width:].diagonal(dim1=-2, dim2=-1)
+    return both[..., :width], (q * k).sum(-1) / q.shape[-1] ** 0.5 - own.log()
+
+
+def compared(n: int, near: int, cells: int, count: int) -> dict[str, tuple[Attend, float]]:
+    """Every way and every rival, with how many keys and cells a query reads in the mean; causal.
+
+    The rivals: no logits at all, the mean of the values; the nearest keys, for each query as many
+    as cells are read, and as many more as are opened; k-means with ``count`` centroids over all far
+    keys, as `centroids` has it.
+    """
+    past = torch.ones(n, n, dtype=torch.bool).tril()
+    found: dict[str, tuple[Attend, Tensor]] = {
+        "mean of the values": (lambda q, k, v: exact(0 * q, k, v, past)[0], torch.zeros(1))
+    }
+    for name, opened in WINDOWS.items():
+        read = num_read(n, near, cells, opened=opened)
+        found[name] = partial(_masked, window_like(read)), read
+    for name, attend in far(near, cells).items():
+        found[name] = attend, num_read(n, near, cells, opened=FAR[name].get("opened", 0))
+    place = torch.arange(n)
+    first = (place // near - 1).clamp(min=0) * near
+    means = partial(centroids, near=near, count=count)
+    found["k-means"] = means, place + 1 - first + first.clamp(max=count)
+    return {name: (attend, read.double().mean().item()) for name, (attend, read) in found.items()}
+
+
+def _masked(mask: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return exact(q, k, v, mask)[0]
 
 
 def rows_of(
-    q: Tensor, k: Tensor, v: Tensor, near: int, cells: int, count: int, is_causal: bool = True
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    near: int,
+    cells: int,
+    count: int,
+    only: Sequence[str] | None = None,
 ) -> list[dict]:
-    """A row for every way and every rival: relative ``error`` of the output over all that stands
-    in q, k and v (B, heads, N, D), the same over the ``late`` half of the queries alone, which have
-    the most far keys, root mean square error of the logarithm of the normaliser (``mass``; None
-    without logits), and keys and cells that a query ``reads`` in the mean.
-
-    The rivals: the nearest keys, for each query as many as the cells in time order; k-means with
-    ``count`` centroids over all far keys (`centroids`; 0 for none); and no logits at all, the mean
-    of the values.
+    """A row for every way and every rival (`compared`), or those of ``only``: relative ``error`` of
+    the output over all that stands in q, k and v (B, heads, N, D); the same over the ``late`` half
+    of the queries alone, which have the most far keys; root mean square error of the logarithm of
+    the normaliser (``mass``; None without logits); and keys and cells that a query ``reads`` in the
+    mean.
     """
     n = q.shape[2]
-    past = torch.ones(n, n, dtype=torch.bool)
-    past = past.tril() if is_causal else past
-    out, mass = exact(q, k, v, past)
-    read = num_read(n, near, cells, is_causal)
-    window = window_like(read, is_causal)
-    ways: dict[str, tuple[Attend, float]] = {
-        "mean of the values": (lambda q, k, v: exact(0 * q, k, v, past)[0], 0),
-        "window": (lambda q, k, v: exact(q, k, v, window)[0], read.double().mean().item()),
-    }
-    for name, attend in far(near, cells, is_causal).items():
-        opened = num_read(n, near, cells, is_causal, FAR[name].get("opened", 0))
-        ways[name] = attend, opened.double().mean().item()
-    if count and is_causal:
-        place = torch.arange(n)
-        first = (place // near - 1).clamp(min=0) * near
-        reads = place + 1 - first + first.clamp(max=count)
-        ways["k-means"] = (
-            partial(centroids, near=near, count=count),
-            reads.double().mean().item(),
-        )
+    out, mass = exact(q, k, v, torch.ones(n, n, dtype=torch.bool).tril())
     rows = []
-    for name, (attend, reads) in ways.items():
-        off = attend(q, k, v) - out
-        row = {"method": name, "error": (off.norm() / out.norm()).item()}
-        row |= {"late": (off[:, :, n // 2 :].norm() / out[:, :, n // 2 :].norm()).item()}
-        used = (log_mass(attend, q, k) - mass).square().mean().sqrt().item() if reads else None
-        rows.append(row | {"mass": used, "reads": round(reads, 1)})
-        told = ", ".join(
-            f"{key} {value:.3f}"
-            for key, value in rows[-1].items()
-            if key != "method" and value is not None
-        )
-        print(f"{name:20} {told}", flush=True)
+    for name, (attend, reads) in compared(n, near, cells, count).items():
+        if name in (only or [name]):
+            found, used = answer_and_mass(attend, q, k, v)
+            off, late = found - out, slice(n // 2, None)
+            row = {"method": name, "error": (off.norm() / out.norm()).item()}
+            row["late"] = (off[:, :, late].norm() / out[:, :, late].norm()).item()
+            row["mass"] = (used - mass).square().mean().sqrt().item() if reads else None
+            rows.append(row | {"reads": round(reads, 1)})
+            told = f"error {row['error']:.3f}, late {row['late']:.3f}, {reads:.0f} reads"
+            print(f"{name:20} {told}", flush=True)
     return rows

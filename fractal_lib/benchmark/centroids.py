@@ -28,9 +28,9 @@ def centroids(q: Tensor, k: Tensor, v: Tensor, near: int = 64, count: int = 96) 
     >>> torch.allclose(centroids(q, k, v, near=2, count=12), full)
     True
     """
-    n, heads = q.shape[2], zip(*(x.flatten(0, 1) for x in (q, k, v)), strict=True)
-    out = torch.cat([_head(*head, near, count) for head in heads])
-    return out.unflatten(0, (q.shape[0], q.shape[1], n))
+    q, k, v, shape = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), q.shape[:2]
+    out = [_head(q[i], k[i], v[i], near, count) for i in range(len(q))]
+    return torch.stack(out).unflatten(0, shape)
 
 
 def _head(q: Tensor, k: Tensor, v: Tensor, near: int, count: int) -> Tensor:

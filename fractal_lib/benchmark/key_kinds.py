@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fractal_lib.benchmark.attentions import rows_of
+from fractal_lib.benchmark.attentions import WAYS, rows_of
 from fractal_lib.benchmark.machine import positive
 from fractal_lib.benchmark.registry import case
 from fractal_lib.progress import progress_bar
@@ -42,7 +42,7 @@ def keys_of(kind: str, n: int, width: int, seed: int) -> tuple[Tensor, Tensor, T
     return q, k, v
 
 
-@case("key-kinds", records="key-kinds", choices={"only": KINDS})
+@case("key-kinds", records="key-kinds", choices={"only": WAYS})
 def key_kinds(
     n: int = 1024,
     width: int = 64,
@@ -60,7 +60,7 @@ def key_kinds(
         near, cells: of `fractal_self_attention`, causal.
         centroids: of k-means over all far keys, the mark.
         seeds: of keys, queries and values.
-        only: these kinds of keys alone.
+        only: these ways and rivals alone.
         progress: show a bar on stderr (with tqdm if it is installed).
 
     Yields:
@@ -69,12 +69,12 @@ def key_kinds(
     Source: chapter ``attention/self_attention``.
     """
     positive(n=n, width=width)
-    rows, kinds = [], only or KINDS
-    with progress_bar(len(kinds) * len(seeds), "key-kinds", progress) as step:
-        for kind in kinds:
+    rows: list[dict] = []
+    with progress_bar(len(KINDS) * len(seeds), "key-kinds", progress) as step:
+        for kind in KINDS:
             for seed in seeds:
                 print(f"{kind}, seed {seed}")
-                made = rows_of(*keys_of(kind, n, width, seed), near, cells, centroids)
+                made = rows_of(*keys_of(kind, n, width, seed), near, cells, centroids, only)
                 rows += [{"name": kind, "seed": seed} | row for row in made]
                 step("")
             yield {"rows": rows}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from fractal_lib.benchmark.attentions import FAR, trained
+from fractal_lib.benchmark.attentions import FAR, WINDOWS, trained
 from fractal_lib.benchmark.machine import positive
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.transformer import Transformer, fit
@@ -16,7 +16,7 @@ from fractal_lib.progress import progress_bar
 
 __all__ = ["ATTENTIONS", "Shifted", "mqar"]
 
-ATTENTIONS = ("full", "window", *FAR)
+ATTENTIONS = ("full", *WINDOWS, *FAR)
 
 
 class Shifted(nn.Module):

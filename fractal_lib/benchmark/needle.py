@@ -13,7 +13,7 @@ from fractal_lib.progress import progress_bar
 
 __all__ = ["haystack", "needle"]
 
-NEEDLES, SHARP = 16, 2.5
+NEEDLES, SHARP, MEAN = 16, 2.5, "mean of the values"
 
 
 def haystack(n: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -45,13 +45,14 @@ def asked(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
     return logits.masked_fill(ahead, -torch.inf).softmax(-1) @ v.double()
 
 
-@case("needle", records="needle")
+@case("needle", records="needle", choices={"only": (MEAN, *FAR)})
 def needle(
     sizes: Sequence[int] = (2_048, 16_384, 65_536),
     width: int = 64,
     near: int = 64,
     cells: int = 16,
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    only: Sequence[str] | None = None,
     progress: bool = True,
 ) -> Iterator[dict]:
     """Ask for single keys among many random ones, and tell the error of every way to read them.
@@ -61,6 +62,7 @@ def needle(
         width: numbers in a key and a value.
         near, cells: of `fractal_self_attention`, causal.
         seeds: of keys, queries and values.
+        only: these ways alone.
         progress: show a bar on stderr (with tqdm if it is installed).
 
     Yields:
@@ -73,12 +75,14 @@ def needle(
     rows = []
     with progress_bar(len(sizes) * len(seeds), "needle", progress) as step:
         for n in sizes:
-            ways: dict[str, Attend] = far(near, cells)
+            ways: dict[str, Attend] = {
+                name: attend for name, attend in far(near, cells).items() if name in (only or FAR)
+            }
             for seed in seeds:
                 q, k, v, places = haystack(n, width, seed)
                 out = asked(q, k, v, places)
                 mean = v.double().cumsum(2)[:, :, places] / (places[:, None] + 1)
-                answers = {"mean of the values": mean}
+                answers = {MEAN: mean} if MEAN in (only or [MEAN]) else {}
                 answers |= {name: attend(q, k, v)[:, :, places] for name, attend in ways.items()}
                 for name, answer in answers.items():
                     opened = FAR.get(name, {}).get("opened", 0)

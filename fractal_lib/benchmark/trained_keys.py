@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fractal_lib.benchmark.attentions import rows_of
+from fractal_lib.benchmark.attentions import WAYS, rows_of
 from fractal_lib.benchmark.machine import positive
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.timer import Clock
@@ -96,7 +96,7 @@ def train_bytes(
     return model, {"bits": curve[-1][2], "curve": curve} | clock.taken(1)
 
 
-@case("trained-keys", records="trained-keys")
+@case("trained-keys", records="trained-keys", choices={"only": WAYS})
 def trained_keys(
     length: int = 1024,
     near: int = 64,
@@ -106,6 +106,7 @@ def trained_keys(
     steps: Sequence[int] = (2000, 800, 200),
     seed: int = 0,
     checkpoint: Path | None = None,
+    only: Sequence[str] | None = None,
     progress: bool = True,
 ) -> Iterator[dict]:
     """Train a byte transformer, and tell the error of every way to read its far keys, head by head.
@@ -118,6 +119,7 @@ def trained_keys(
         steps: of training, on stretches of a sixteenth of the length, a quarter, and all of it.
         seed: of the start and of the training.
         checkpoint: file that keeps what was trained, and goes on from it.
+        only: these ways and rivals alone.
         progress: show a bar on stderr (with tqdm if it is installed).
 
     Yields:
@@ -146,6 +148,6 @@ def trained_keys(
     for layer in range(LAYERS):
         for head in range(HEADS):
             q, k, v = qkv[:, layer, :, head : head + 1]  # (B, 1, N, D)
-            made = rows_of(q, k, v, near, cells, centroids)
+            made = rows_of(q, k, v, near, cells, centroids, only)
             rows += [{"head": f"layer {layer}, head {head}"} | row for row in made]
             yield told | {"rows": rows}

@@ -95,6 +95,7 @@ class Transformer(nn.Module):
         """Queries, keys and values of every block: (3, layers, B, heads, N, D)."""
         x, found = self.enter(x), []
         for block in self.blocks:
+            assert isinstance(block, Block)
             found.append(torch.stack(block.qkv(x)))
             x = block(x)
         return torch.stack(found, 1)

@@ -9,9 +9,10 @@ import torch
 from fractal_lib import fractal_self_attention
 from fractal_lib.benchmark.attentions import (
     FAR,
+    WINDOWS,
+    answer_and_mass,
     exact,
     far,
-    log_mass,
     num_read,
     rows_of,
     trained,
@@ -77,7 +78,9 @@ def test_rows_tell_the_error_of_output_and_mass():
     for name, attend in far(8, 2).items():
         off = attend(q, k, v) - out
         assert rows[name]["error"] == pytest.approx((off.norm() / out.norm()).item())
-        used = log_mass(attend, q, k)
+        late = off[:, :, 48:].norm() / out[:, :, 48:].norm()
+        assert rows[name]["late"] == pytest.approx(late.item())
+        used = answer_and_mass(attend, q, k, v)[1]
         assert rows[name]["mass"] == pytest.approx((used - mass).square().mean().sqrt().item())
     mean = v.cumsum(2) / torch.arange(1, 97)[:, None]
     error = ((mean - out).norm() / out.norm()).item()
@@ -90,7 +93,7 @@ def test_a_window_in_training_reads_no_more_than_cells_do():
     q, k, v = (x.float() for x in drawn(60))
     mask = window_like(num_read(60, 4, 2))
     torch.testing.assert_close(trained(4, 2)["window"](q, k, v), exact(q, k, v, mask)[0])
-    assert list(trained(4, 2)) == ["full", "window", *FAR]
+    assert list(trained(4, 2)) == ["full", *WINDOWS, *FAR]
 
 
 def test_kinds_of_keys_differ_as_their_names_say():

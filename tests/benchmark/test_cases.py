@@ -17,6 +17,7 @@ import fractal_lib.benchmark
 from fractal_lib.attention import PATTERNS
 from fractal_lib.benchmark import (
     CASES,
+    burgers,
     case,
     co2_rivals,
     forecast_rivals,
@@ -29,7 +30,7 @@ from fractal_lib.benchmark import (
     trained_keys,
 )
 from fractal_lib.benchmark.__main__ import main, options_of, script
-from fractal_lib.benchmark.attentions import FAR
+from fractal_lib.benchmark.attentions import FAR, WAYS
 from fractal_lib.benchmark.record import identity, load, names, record, rows
 from fractal_lib.benchmark.tasks import ou_task
 from fractal_lib.data.mocap import Mocap
@@ -55,6 +56,8 @@ TINY = {
     "forecast-rivals": "--origins 3 --tasks co2",
     "trained-keys": "--length 40 --near 4 --cells 2 --centroids 3 --texts 1 --steps 1 1 1",
     "key-kinds": "--n 60 --width 8 --near 4 --cells 2 --centroids 3 --seeds 0",
+    "burgers": "--n 16 --train 5 --test 2 --width 8 --layers 1 --near 4 --cells 2 --steps 1 "
+    "--batch 2 --seeds 0",
     "needle": "--sizes 60 --width 8 --near 4 --cells 2 --seeds 0",
     "mqar": "--lengths 16 --pairs 2 --vocabulary 16 --width 8 --near 4 --cells 2 --steps 1 "
     "--tokens 32 --seeds 0",
@@ -75,9 +78,10 @@ NUMBERS = {  # of rows, or of runs
     "glucose-rivals": len(glucose_rivals.RIVALS),
     "mocap-rivals": len(mocap_rivals.RIVALS),
     "forecast-rivals": len(forecast_rivals.RIVALS),
-    "trained-keys": 8 * (len(FAR) + 3),
-    "key-kinds": 3 * (len(FAR) + 3),
+    "trained-keys": 8 * len(WAYS),
+    "key-kinds": 3 * len(WAYS),
     "needle": len(FAR) + 1,
+    "burgers": len(burgers.ATTENTIONS),
     "mqar": len(mqar.ATTENTIONS),
 }
 
