@@ -5,34 +5,18 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 
 from fractal_lib.benchmark.attentions import FAR, WINDOWS, trained
 from fractal_lib.benchmark.machine import positive
 from fractal_lib.benchmark.registry import case
-from fractal_lib.benchmark.transformer import Transformer, fit
+from fractal_lib.benchmark.transformer import Shifted, Transformer, fit
 from fractal_lib.data.recall import recall
 from fractal_lib.progress import progress_bar
 
-__all__ = ["ATTENTIONS", "Shifted", "mqar"]
+__all__ = ["ATTENTIONS", "mqar"]
 
 ATTENTIONS = ("full", *WINDOWS, *FAR)
-
-
-class Shifted(nn.Module):
-    """Each place tells what stands there and what stood one before it, (B, N) int64 to (B, N,
-    width): the convolution that recall is tested with, so that one layer of attention suffices.
-    """
-
-    def __init__(self, vocabulary: int, width: int):
-        super().__init__()
-        self.here, self.before = (nn.Embedding(vocabulary, width) for _ in range(2))
-        for table in (self.here, self.before):
-            nn.init.normal_(table.weight, std=0.02)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The sum of both embeddings."""
-        return self.here(x) + self.before(pad(x, (1, -1)))
 
 
 @case("mqar", records="mqar", choices={"only": ATTENTIONS})
@@ -55,7 +39,8 @@ def mqar(
     Args:
         lengths, pairs: of the sequences, in the order in which they are trained and asked.
         vocabulary: how many different numbers there are; half are keys.
-        width, heads: of the model, which has two layers.
+        width, heads: of the model, of two layers with rotary positions; what stands at a place
+            enters with what stood before it, so that one layer suffices.
         near, cells: of `fractal_self_attention`, causal; the window reads as many keys.
         steps: of training with each length, for every attention the same.
         tokens: numbers in a step, whatever the length.

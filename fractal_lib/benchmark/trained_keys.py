@@ -5,7 +5,7 @@ Random keys flatter nobody and smooth keys flatter cells. These are keys that tr
 documentation that every Python brings along.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,17 @@ from fractal_lib.benchmark.attentions import WAYS, rows_of
 from fractal_lib.benchmark.machine import positive
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.timer import Clock
-from fractal_lib.benchmark.transformer import Transformer, causal, fit
+from fractal_lib.benchmark.transformer import Shifted, Transformer, causal, fit
 from fractal_lib.data.text import byte_batch, docstrings
 from fractal_lib.progress import progress_bar
 
-__all__ = ["bits", "table_bits", "train_bytes", "trained_keys"]
+__all__ = ["PLACES", "bits", "byte_model", "table_bits", "train_bytes", "trained_keys"]
 
 HEADS, LAYERS, HELD_OUT = 4, 2, 16
+PLACES = ("rotary", "convolution")
+"""How the model knows places: by `turned` queries and keys, which mixes the place into the content;
+or by a convolution over four bytes where they enter, which leaves keys to content alone.
+"""
 
 
 def bits(model: nn.Module, rows: Tensor) -> Tensor:
@@ -54,14 +58,21 @@ def table_bits(train: bytes, test: bytes, context: int) -> float:
     return float(-np.log2(guess).mean())
 
 
-def byte_model() -> Transformer:
-    """Two layers of four heads of 32 numbers, over bytes."""
-    width = 32 * HEADS
-    return Transformer(causal, nn.Embedding(256, width), 256, width, HEADS, LAYERS)
+def byte_model(places: str) -> Transformer:
+    """Two layers of four heads of 32 numbers, over bytes; ``places`` is one of `PLACES`."""
+    width, rotary = 32 * HEADS, places == "rotary"
+    enter = nn.Embedding(256, width) if rotary else Shifted(256, width, back=3)
+    return Transformer(causal, enter, 256, width, HEADS, LAYERS, rotary)
 
 
 def train_bytes(
-    train: bytes, test: Tensor, length: int, steps: Sequence[int], seed: int, step=lambda: None
+    train: bytes,
+    test: Tensor,
+    length: int,
+    steps: Sequence[int],
+    seed: int,
+    places: str,
+    step: Callable[[], object] = lambda: None,
 ) -> tuple[Transformer, dict]:
     """A byte transformer, trained on stretches that grow: (model, its ``curve`` of (step, CPU
     seconds, held-out bits a byte), and the seconds it took).
@@ -72,10 +83,11 @@ def train_bytes(
         length: of the longest stretches; the first are a sixteenth of it, then a quarter.
         steps: of each of the three.
         seed: of the start and of the stretches.
+        places: one of `PLACES`.
         step: called after each.
     """
     torch.manual_seed(seed)
-    model = byte_model()
+    model = byte_model(places)
     lengths = [max(1, length // 16), max(1, length // 4), length]
     stage = [i for i, count in enumerate(steps) for _ in range(count)]
     generator, curve = torch.Generator().manual_seed(seed), []
@@ -88,7 +100,7 @@ def train_bytes(
         if done % 500 == 0 or done == len(stage):
             with torch.no_grad():
                 held_out = round(bits(model, test).item(), 4)
-            curve.append((done, round(clock.cpu, 1), held_out))
+            curve.append([done, round(clock.cpu, 1), held_out])
             print(f"step {done}: {held_out} bits a byte after {clock.cpu:.0f} s", flush=True)
         step()
 
@@ -96,8 +108,9 @@ def train_bytes(
     return model, {"bits": curve[-1][2], "curve": curve} | clock.taken(1)
 
 
-@case("trained-keys", records="trained-keys", choices={"only": WAYS})
+@case("trained-keys", records="trained-keys-*", choices={"places": PLACES, "only": WAYS})
 def trained_keys(
+    places: str = "rotary",
     length: int = 1024,
     near: int = 64,
     cells: int = 16,
@@ -112,6 +125,7 @@ def trained_keys(
     """Train a byte transformer, and tell the error of every way to read its far keys, head by head.
 
     Args:
+        places: how the model knows them.
         length: bytes in a stretch, n.
         near, cells: of `fractal_self_attention`.
         centroids: of k-means over all far keys, the mark.
@@ -136,10 +150,10 @@ def trained_keys(
     with progress_bar(sum(steps), "trained-keys", progress) as step:
         if checkpoint is not None and checkpoint.exists():
             kept = torch.load(checkpoint)
-            model, told = byte_model(), kept["told"]
+            model, told = byte_model(places), kept["told"]
             model.load_state_dict(kept["model"])
         else:
-            model, told = train_bytes(train, test, length, steps, seed, partial(step, ""))
+            model, told = train_bytes(train, test, length, steps, seed, places, partial(step, ""))
             if checkpoint is not None:
                 torch.save({"model": model.state_dict(), "told": told}, checkpoint)
     told |= {"bigram": table_bits(train, rest, 1), "trigram": table_bits(train, rest, 2)}
@@ -149,5 +163,5 @@ def trained_keys(
         for head in range(HEADS):
             q, k, v = qkv[:, layer, :, head : head + 1]  # (B, 1, N, D)
             made = rows_of(q, k, v, near, cells, centroids, only)
-            rows += [{"head": f"layer {layer}, head {head}"} | row for row in made]
+            rows += [{"name": places, "head": f"layer {layer}, head {head}"} | row for row in made]
             yield told | {"rows": rows}

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from fractal_lib.benchmark.timer import Clock
 
-__all__ = ["Attend", "Block", "Transformer", "causal", "fit", "turned"]
+__all__ = ["Attend", "Block", "Shifted", "Transformer", "causal", "fit", "turned"]
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q, k and v, each (B, heads, N, D), to (B, heads, N, D)."""
@@ -35,12 +35,32 @@ def turned(x: Tensor) -> Tensor:
     return torch.cat([left * cos - right * sin, left * sin + right * cos], -1)
 
 
+class Shifted(nn.Module):
+    """Each place tells what stands there and what stood at the ``back`` places before it, (B, N)
+    int64 to (B, N, width): a short causal convolution, as recall is tested with.
+
+    >>> Shifted(5, 8, back=2)(torch.zeros(3, 7, dtype=torch.long)).shape
+    torch.Size([3, 7, 8])
+    """
+
+    def __init__(self, vocabulary: int, width: int, back: int = 1):
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(vocabulary, width) for _ in range(back + 1))
+        for table in self.tables.parameters():
+            nn.init.normal_(table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum of the embeddings; 0 stands before the first place."""
+        shifted = (table(pad(x, (i, -i))) for i, table in enumerate(self.tables))
+        return torch.stack(list(shifted)).sum(0)
+
+
 class Block(nn.Module):
     """Attention and a two-layer network, each behind a norm and beside a shortcut."""
 
-    def __init__(self, width: int, heads: int, attend: Attend):
+    def __init__(self, width: int, heads: int, attend: Attend, rotary: bool = True):
         super().__init__()
-        self.heads, self.attend = heads, attend
+        self.heads, self.attend, self.rotary = heads, attend, rotary
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.mix, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.net = nn.Sequential(
@@ -48,10 +68,10 @@ class Block(nn.Module):
         )
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, width) to queries and keys, `turned`, and values: each (B, heads, N, D)."""
+        """(B, N, width) to queries and keys, `turned` if rotary, and values: (B, heads, N, D)."""
         parts = self.mix(self.norms[0](x)).chunk(3, -1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        return turned(q), turned(k), v
+        return (turned(q), turned(k), v) if self.rotary else (q, k, v)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) to the same."""
@@ -60,13 +80,14 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks between an entrance and an exit; places are known by `turned` alone.
+    """Blocks between an entrance and an exit.
 
     Args:
         attend: the attention of every block.
         enter: what comes in, to (B, N, width).
         size: numbers that leave at every place.
         width, heads, layers: of the blocks.
+        rotary: whether queries and keys are `turned`; nothing else tells a block about places.
 
     >>> model = Transformer(causal, nn.Embedding(5, 16), 3, width=16, heads=2, layers=1)
     >>> model(torch.zeros(2, 7, dtype=torch.long)).shape
@@ -74,11 +95,18 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, attend: Attend, enter: nn.Module, size: int, width: int, heads: int, layers: int
+        self,
+        attend: Attend,
+        enter: nn.Module,
+        size: int,
+        width: int,
+        heads: int,
+        layers: int,
+        rotary: bool = True,
     ):
         super().__init__()
         self.enter = enter
-        self.blocks = nn.ModuleList(Block(width, heads, attend) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, attend, rotary) for _ in range(layers))
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
         if isinstance(enter, nn.Embedding):
             nn.init.normal_(enter.weight, std=0.02)
