@@ -67,7 +67,7 @@ REQUIRED = {"latent-sde": ["--task", "ou"], "mocap-rivals": ["--path", "mocap35.
 NUMBERS = {  # of rows, or of runs
     "context-attention": 2 * (4 + len(PATTERNS)),
     "heads": 3 * (2 + len(PATTERNS)),
-    "self-attention": 6 * 2,
+    "self-attention": 2 * (2 + len(FAR)) * 2,
     "masks": 1,
     "hilbert-speed": 3,
     "latent-sde": 1,
