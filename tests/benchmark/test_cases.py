@@ -20,6 +20,7 @@ from fractal_lib.benchmark import (
     case,
     co2_rivals,
     forecast_rivals,
+    forecast_sde,
     glucose_rivals,
     ladder_ablation,
     long_rivals,
@@ -75,12 +76,13 @@ NUMBERS = {  # of rows, or of runs
 
 @pytest.fixture
 def short(monkeypatch):
-    """What no option makes small: the number of compiled masks, the text, 2048 Lorenz paths; and
-    the file of motion capture.
+    """What no option makes small: the number of compiled masks, the text, 2048 Lorenz paths, the
+    training of forecasts; and the file of motion capture.
     """
     dragon = {"dragon": masks.masks(300)["dragon"]}
     monkeypatch.setattr(masks, "masks", lambda n, device: dragon)
     monkeypatch.setattr(text_task, "docstrings", lambda: bytes(range(256)) * 8)
+    monkeypatch.setattr(forecast_sde, "STEPS", 5)
     monkeypatch.setattr(ladder_ablation, "lorenz_task", lambda n, noise: ou_task())
     walks = np.random.default_rng(0).standard_normal((9, 20, 5)).cumsum(1)
     monkeypatch.setattr(mocap_rivals, "mocap", lambda path: Mocap(walks[:4], walks[4:6], walks[6:]))
