@@ -26,6 +26,7 @@ from fractal_lib.benchmark import (
     long_rivals,
     masks,
     mocap_rivals,
+    mocap_task,
     text_task,
 )
 from fractal_lib.benchmark.__main__ import main, options_of, script
@@ -51,11 +52,13 @@ TINY = {
     "long-rivals": "--n 150 --no-isolated",
     "glucose-rivals": "--readings 1500 --seeds 0",
     "mocap-rivals": "--path mocap35.mat",
+    "mocap": "--path mocap35.mat --seeds 0 1 --samples 3",
     "forecast-rivals": "--origins 3 --tasks co2",
     "text-task": "--length 40 --batch 1 --steps 2 --seeds 1",
 }
 LATENT = "latent-sde --task ou --steps 9 --quiet"
-REQUIRED = {"latent-sde": ["--task", "ou"], "mocap-rivals": ["--path", "mocap35.mat"]}
+REQUIRED = {"latent-sde": ["--task", "ou"]}
+REQUIRED |= {name: ["--path", "mocap35.mat"] for name in ("mocap", "mocap-rivals")}
 NUMBERS = {  # of rows, or of runs
     "context-attention": 2 * (4 + len(PATTERNS)),
     "heads": 3 * (2 + len(PATTERNS)),
@@ -69,6 +72,7 @@ NUMBERS = {  # of rows, or of runs
     "long-rivals": len(long_rivals.RIVALS),
     "glucose-rivals": len(glucose_rivals.RIVALS),
     "mocap-rivals": len(mocap_rivals.RIVALS),
+    "mocap": 2 * len(mocap_task.MODELS),
     "forecast-rivals": len(forecast_rivals.RIVALS),
     "text-task": len(text_task.ATTENTIONS),
 }
@@ -85,7 +89,8 @@ def short(monkeypatch):
     monkeypatch.setattr(forecast_sde, "STEPS", 5)
     monkeypatch.setattr(ladder_ablation, "lorenz_task", lambda n, noise: ou_task())
     walks = np.random.default_rng(0).standard_normal((9, 20, 5)).cumsum(1)
-    monkeypatch.setattr(mocap_rivals, "mocap", lambda path: Mocap(walks[:4], walks[4:6], walks[6:]))
+    for module in (mocap_rivals, mocap_task):
+        monkeypatch.setattr(module, "mocap", lambda path: Mocap(walks[:4], walks[4:6], walks[6:]))
 
 
 def test_every_case_is_tested():
