@@ -51,7 +51,7 @@ def sde_forecasts(
     """
     rows, end = 4 * horizon + 1, int(origins[0]) + 1
     ends = np.arange(rows - 1, end, max(1, horizon // 8))
-    ends = ends[np.isfinite(centres[ends])]
+    ends = ends[np.isfinite(values[ends])]
     scale = float(np.nanstd(values[ends[:, None] + np.arange(1 - rows, 1)] - centres[ends, None]))
     train, known = (
         windows(values / scale, centres / scale, where, rows) for where in (ends, origins)
