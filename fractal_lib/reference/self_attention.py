@@ -15,6 +15,7 @@ def self_attention(
     causal: bool = False,
     key_padding_mask: Tensor | None = None,
     scale: float | None = None,
+    chosen: Tensor | None = None,
 ) -> Tensor:
     """The specification of `fractal_lib.fractal_self_attention`, query by query.
 
@@ -25,6 +26,8 @@ def self_attention(
         query, key: (B, heads, N, D); value: (B, heads, N, Dv); near, cells, scale: as there.
         causal: as ``is_causal`` there.
         key_padding_mask: None or (B, N) bool, True for padding.
+        chosen: None or (B, heads, N, O) integers, the keys that each query opens (-1 for none):
+            they are read one by one, and their cells stand for the keys that are left.
 
     Returns:
         (B, heads, N, Dv) float64, differentiable.
@@ -50,7 +53,11 @@ def self_attention(
             for i in range(n):
                 reads = self_attention_reads(i, n, near, cells, causal)
                 groups = [torch.arange(start, stop)[there[start:stop]] for start, stop in reads]
-                groups = [group for group in groups if len(group)]  # what holds padding alone
+                if chosen is not None:
+                    picked = chosen[b, h, i][chosen[b, h, i] >= 0]
+                    groups = [group[~torch.isin(group, picked)] for group in groups]
+                    groups += picked[:, None]
+                groups = [group for group in groups if len(group)]  # padding alone, or all opened
                 if not groups:
                     everything.append(0 * (q[i].sum() + k.sum() + v.sum(0)))
                     continue

@@ -15,6 +15,7 @@ from torch.autograd.forward_ad import unpack_dual
 
 from fractal_lib.attention.base import no_autocast
 from fractal_lib.self_attention import blocks, cells
+from fractal_lib.self_attention.layout import Layout
 
 __all__ = ["Backward", "Call", "Forward", "Settings", "folded", "self_attention", "unfolded"]
 
@@ -29,7 +30,12 @@ class Settings(NamedTuple):
 
 
 def self_attention(
-    q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, settings: Settings
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    padding: Tensor | None,
+    settings: Settings,
+    chosen: Tensor | None = None,
 ) -> Tensor:
     """`fractal_self_attention` of arguments that have been checked, differentiable.
 
@@ -37,13 +43,14 @@ def self_attention(
         q, k: (B, heads, N, D); v: (B, heads, N, Dv); all of one floating point dtype.
         padding: None or (B, N) bool, True for padding. k and v are finite there.
         settings: `Settings`.
+        chosen: None or (B, heads, N, O) integers, keys that each query opens, -1 for none.
     """
     if torch.compiler.is_compiling():
         if torch._C._are_functorch_transforms_active():
             # operators with an autograd formula refuse torch.func transforms: plain operations
-            return Forward(settings)(q, k, v, padding)[0]
-        return torch.ops.fractal_lib.self_attention(q, k, v, padding, *settings)
-    return Call.apply(Forward(settings), q, k, v, padding)[0]
+            return Forward(settings)(q, k, v, padding, chosen)[0]
+        return torch.ops.fractal_lib.self_attention(q, k, v, padding, chosen, *settings)
+    return Call.apply(Forward(settings), q, k, v, padding, chosen)[0]
 
 
 class Prepared(NamedTuple):
@@ -54,7 +61,7 @@ class Prepared(NamedTuple):
     values: list[Tensor]
     counts: list[Tensor]
     bias: Tensor
-    layout: blocks.Layout
+    layout: Layout
     scale: float
 
 
@@ -64,7 +71,7 @@ def _prepare(
     near, half, causal, scale = settings
     batch, heads, n, width = q.shape
     scale = width**-0.5 if scale is None else scale
-    layout = blocks.Layout.of(n, near, half, causal, batch * heads, q.device)
+    layout = Layout.of(n, near, half, causal, batch * heads, q.device)
     dtype = torch.promote_types(q.dtype, torch.float32)
     if padding is None:
         valid = torch.ones(1, n, dtype=dtype, device=q.device)
@@ -83,17 +90,23 @@ def _without_keys(made: Prepared, n: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Forward:
-    """(q, k, v, padding) -> (out,)."""
+    """(q, k, v, padding, chosen) -> (out,)."""
 
     settings: Settings
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        padding: Tensor | None,
+        chosen: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """The result, by plain operations."""
         with no_autocast(q.device):
             made = _prepare(q, k, v, padding, self.settings)
-            out = blocks.attend(made.q, made.keys, made.values, made.bias, made.layout)
+            opened = None if chosen is None else chosen.flatten(0, 1)
+            out = blocks.attend(made.q, made.keys, made.values, made.bias, made.layout, opened)
             out = out.unflatten(0, q.shape[:2])
             if padding is not None:
                 out = out.masked_fill(_without_keys(made, q.shape[2]), 0)
@@ -106,7 +119,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
-    """(q, k, v, padding, out, grad) -> gradients of q, k and v."""
+    """(q, k, v, padding, chosen, out, grad) -> gradients of q, k and v."""
 
     settings: Settings
 
@@ -116,6 +129,7 @@ class Backward:
         k: Tensor,
         v: Tensor,
         padding: Tensor | None,
+        chosen: Tensor | None,
         out: Tensor,
         grad: Tensor,
     ) -> tuple[Tensor, ...]:
@@ -132,6 +146,7 @@ class Backward:
                 made.layout,
                 out.flatten(0, 1),
                 grad.flatten(0, 1),
+                None if chosen is None else chosen.flatten(0, 1),
             )
             grads = [grad_q * made.scale] + [
                 cells.means_backward(grad_table, made.counts, made.layout)

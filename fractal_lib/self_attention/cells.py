@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fractal_lib.self_attention.blocks import FILL, Layout, in_blocks, out_of_blocks
+from fractal_lib.self_attention.layout import FILL, Layout, in_blocks, out_of_blocks
 
 __all__ = ["has_key", "key_counts", "log_counts", "means", "means_backward"]
 

@@ -14,7 +14,7 @@ from fractal_lib.self_attention.autograd import Backward, Forward, Settings, fol
 
 __all__ = ["operator"]
 
-TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? padding"
+TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? padding, Tensor? chosen"
 SETTINGS = "int near, int cells, bool causal, float? scale"
 
 
@@ -23,9 +23,16 @@ SETTINGS = "int near, int cells, bool causal, float? scale"
     mutates_args=(),
     schema=f"({TENSORS}, {SETTINGS}) -> Tensor",
 )
-def operator(q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, *settings: Any) -> Tensor:
+def operator(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    padding: Tensor | None,
+    chosen: Tensor | None,
+    *settings: Any,
+) -> Tensor:
     """`fractal_lib.self_attention.autograd.self_attention`, not looked into by compilers."""
-    return Forward(Settings(*settings))(q, k, v, padding)[0].contiguous()
+    return Forward(Settings(*settings))(q, k, v, padding, chosen)[0].contiguous()
 
 
 @torch.library.custom_op(
@@ -38,18 +45,19 @@ def backward_operator(
     k: Tensor,
     v: Tensor,
     padding: Tensor | None,
+    chosen: Tensor | None,
     out: Tensor,
     grad: Tensor,
     *settings: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v."""
-    grads = Backward(Settings(*settings))(q, k, v, padding, out, grad)
+    grads = Backward(Settings(*settings))(q, k, v, padding, chosen, out, grad)
     grad_q, grad_k, grad_v = (g.contiguous() for g in grads)
     return grad_q, grad_k, grad_v
 
 
 @operator.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, *settings: Any) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
     return v.new_empty(v.shape)
 
 
@@ -59,13 +67,13 @@ def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tens
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4], output)
-    ctx.settings = inputs[4:]
+    ctx.save_for_backward(*inputs[:5], output)
+    ctx.settings = inputs[5:]
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grads = torch.ops.fractal_lib.self_attention_backward(*ctx.saved_tensors, grad, *ctx.settings)
-    return *grads, None, None, None, None, None
+    return *grads, *[None] * 6
 
 
 operator.register_autograd(_backward, setup_context=_setup_context)
@@ -73,13 +81,13 @@ operator.register_autograd(_backward, setup_context=_setup_context)
 
 @operator.register_vmap
 def _(info: Any, dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
-    tensors = folded(info.batch_size, dims[:4], arguments[:4])
-    result = torch.ops.fractal_lib.self_attention(*tensors, *arguments[4:])
+    tensors = folded(info.batch_size, dims[:5], arguments[:5])
+    result = torch.ops.fractal_lib.self_attention(*tensors, *arguments[5:])
     return unfolded(info.batch_size, (result,))[0], 0
 
 
 @backward_operator.register_vmap
 def _(info: Any, dims: tuple, *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    tensors = folded(info.batch_size, dims[:6], arguments[:6])
-    results = torch.ops.fractal_lib.self_attention_backward(*tensors, *arguments[6:])
+    tensors = folded(info.batch_size, dims[:7], arguments[:7])
+    results = torch.ops.fractal_lib.self_attention_backward(*tensors, *arguments[7:])
     return unfolded(info.batch_size, results), (0, 0, 0)
