@@ -11,7 +11,11 @@ from fractal_lib.reference.attention import (
     multilevel_weights,
     pool,
 )
-from fractal_lib.reference.self_attention import self_attention, self_attention_reads
+from fractal_lib.reference.self_attention import (
+    self_attention,
+    self_attention_groups,
+    self_attention_reads,
+)
 
 __all__ = [
     "bspline_weight",
@@ -24,5 +28,6 @@ __all__ = [
     "multilevel_weights",
     "pool",
     "self_attention",
+    "self_attention_groups",
     "self_attention_reads",
 ]

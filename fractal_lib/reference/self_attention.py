@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-__all__ = ["self_attention", "self_attention_reads"]
+from fractal_lib.curves.hilbert import hilbert_encode
+
+__all__ = ["self_attention", "self_attention_groups", "self_attention_reads"]
 
 
 def self_attention(
@@ -15,15 +17,17 @@ def self_attention(
     causal: bool = False,
     key_padding_mask: Tensor | None = None,
     scale: float | None = None,
+    order: str = "time",
     chosen: Tensor | None = None,
 ) -> Tensor:
     """The specification of `fractal_lib.fractal_self_attention`, query by query.
 
     For each query: a list of what it reads, keys and cells; the mean key and the mean value of
-    each; one dense softmax over all, in which a cell of c keys carries log(c).
+    each; one dense softmax over all, in which a cell of c keys carries log(c). Which keys a cell
+    holds is for `self_attention_groups` to say.
 
     Args:
-        query, key: (B, heads, N, D); value: (B, heads, N, Dv); near, cells, scale: as there.
+        query, key: (B, heads, N, D); value: (B, heads, N, Dv); near, cells, scale, order: as there.
         causal: as ``is_causal`` there.
         key_padding_mask: None or (B, N) bool, True for padding.
         chosen: None or (B, heads, N, O) integers, the keys that each query opens (-1 for none):
@@ -50,14 +54,15 @@ def self_attention(
             there = ~key_padding_mask[b]
         for h in range(heads):
             q, k, v = query[b, h], key[b, h], value[b, h]
+            tree = self_attention_groups(k.detach(), there, near, cells, order)
             for i in range(n):
-                reads = self_attention_reads(i, n, near, cells, causal)
-                groups = [torch.arange(start, stop)[there[start:stop]] for start, stop in reads]
+                reads = _whole_reads(i, n, near, cells, causal)
+                groups = [tree[read] for read in reads]
                 if chosen is not None:
-                    picked = chosen[b, h, i][chosen[b, h, i] >= 0]
-                    groups = [group[~torch.isin(group, picked)] for group in groups]
-                    groups += picked[:, None]
-                groups = [group for group in groups if len(group)]  # padding alone, or all opened
+                    opened = [j for j in chosen[b, h, i].tolist() if j >= 0]
+                    groups = [[j for j in group if j not in opened] for group in groups]
+                    groups += [[j] for j in opened]
+                groups = [group for group in groups if group]  # not padding alone, or all opened
                 if not groups:
                     everything.append(0 * (q[i].sum() + k.sum() + v.sum(0)))
                     continue
@@ -82,6 +87,11 @@ def self_attention_reads(
     >>> self_attention_reads(0, n=12, near=2, cells=1)
     [(0, 1), (1, 2), (2, 3), (3, 4), (4, 6), (6, 8), (8, 12)]
     """
+    return [(a, min(b, n)) for a, b in _whole_reads(i, n, near, cells, causal)]
+
+
+def _whole_reads(i: int, n: int, near: int, cells: int, causal: bool) -> list[tuple[int, int]]:
+    """`self_attention_reads`, of which the last may reach beyond n."""
     found = []
 
     def visit(level: int, index: int) -> None:
@@ -100,5 +110,102 @@ def self_attention_reads(
             found.extend((at, at + 1) for at in range(start, start + width))
 
     visit((n - 1).bit_length(), 0)
-    found = [(start, min(stop, n)) for start, stop in found if start < n]
-    return [(start, stop) for start, stop in found if not causal or stop <= i + 1]
+    return [(a, b) for a, b in found if a < n and (not causal or min(b, n) <= i + 1)]
+
+
+def self_attention_groups(
+    keys: Tensor, there: Tensor, near: int, cells: int, order: str = "time"
+) -> dict[tuple[int, int], list[int]]:
+    """Which keys each read (start, stop) stands for, as in `self_attention_reads`, but with a stop
+    that may be beyond N.
+
+    A read of a single key is that key. In the order of time a cell holds the keys from start to
+    stop. In another order, the keys of ``near`` neighbours are put in order and cut into ``cells``
+    cells; then the cells of two such units are put in order, by their mean keys, and joined by
+    twos, which are the cells of the next scale, and so on. Padding (not ``there``) comes last.
+
+    Args:
+        keys: (N, D) float64; there: (N,) bool.
+        near, cells, order: as in `self_attention`.
+
+    Complexity: O(N log N) operations of Python. Source: chapter ``attention/self_attention``.
+
+    >>> keys = torch.tensor([0.0, 9, 1, 8, 2, 7, 3, 6], dtype=torch.float64)[:, None]
+    >>> groups = self_attention_groups(keys, torch.ones(8) > 0, near=4, cells=2, order="tree")
+    >>> groups[0, 2], groups[2, 4], groups[0, 4], groups[4, 8]
+    ([0, 2], [3, 1], [0, 2, 4, 6], [7, 5, 3, 1])
+    """
+    found = {(i, i + 1): [i] if there[i] else [] for i in range(len(keys))}
+    if not cells:
+        return found
+    put = {"time": _time, "tree": _tree, "hilbert": _hilbert}[order]
+    single = [found.get((i, i + 1), []) for i in range(len(keys) + near)]
+    units = [single[at : at + near] for at in range(0, len(keys), near)]
+    width = near
+    while True:
+        units = [_joined(put(unit, keys, cells), cells) for unit in units]
+        if width > cells:
+            for i, group in enumerate(sum(units, [])):
+                found[i * width // cells, (i + 1) * width // cells] = group
+        if len(units) == 1:
+            return found
+        units.append([[]] * cells)
+        units = [a + b for a, b in zip(units[::2], units[1::2], strict=False)]
+        width *= 2
+
+
+Groups = list[list[int]]  # keys, or cells of keys; an empty one is padding
+
+
+def _joined(groups: Groups, parts: int) -> Groups:
+    """Runs of equal length as one group each."""
+    size = len(groups) // parts
+    return [sum(groups[i : i + size], []) for i in range(0, len(groups), size)]
+
+
+def _time(groups: Groups, keys: Tensor, parts: int) -> Groups:
+    return groups
+
+
+def _tree(groups: Groups, keys: Tensor, parts: int) -> Groups:
+    """By median splits across the principal direction, until there are as many parts."""
+    if parts == 1:
+        return groups
+    into = 2 if parts % 2 == 0 else parts
+    groups = _by(_plane(groups, keys)[0].tolist(), groups)
+    size = len(groups) // into
+    pieces = [groups[i : i + size] for i in range(0, len(groups), size)]
+    return sum((_tree(piece, keys, parts // into) for piece in pieces), [])
+
+
+def _hilbert(groups: Groups, keys: Tensor, parts: int) -> Groups:
+    """Along the Hilbert curve through the square around their first two principal directions."""
+    x, y = _plane(groups, keys)
+    side = max(max(x) - min(x), max(y) - min(y), torch.finfo(x.dtype).tiny)
+    x, y = ((255 * (z - min(z)) / side).round().long() for z in (x, y))
+    return _by(hilbert_encode(x, y, 8).tolist(), groups)
+
+
+def _by(places: list, groups: Groups) -> Groups:
+    """Those that are not empty in the order of their places; ties as they stand."""
+    found = [group for group in groups if group]
+    order = sorted(range(len(found)), key=lambda i: places[i])
+    return [found[i] for i in order] + [[]] * (len(groups) - len(found))
+
+
+def _plane(groups: Groups, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the mean keys of the groups that are not empty lie along two principal directions, by
+    two steps of power iteration each from the coordinate of largest variance.
+    """
+    rows = torch.stack([keys[group].mean(0) for group in groups if group] or [0 * keys[0]])
+    rows = rows - rows.mean(0)
+    found = []
+    for _ in range(2):
+        direction = torch.zeros_like(rows[0])
+        direction[rows.square().sum(0).argmax()] = 1
+        for _ in range(2):
+            direction = rows.T @ (rows @ direction)
+            direction = direction / max(direction.norm(), torch.finfo(rows.dtype).tiny)
+        found.append(rows @ direction)
+        rows = rows - torch.outer(found[-1], direction)
+    return found[0], found[1]

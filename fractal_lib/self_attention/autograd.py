@@ -14,10 +14,19 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from fractal_lib.attention.base import no_autocast
-from fractal_lib.self_attention import blocks, cells
+from fractal_lib.self_attention import blocks, cells, opening, ordering
 from fractal_lib.self_attention.layout import Layout
 
-__all__ = ["Backward", "Call", "Forward", "Settings", "folded", "self_attention", "unfolded"]
+__all__ = [
+    "Backward",
+    "Call",
+    "Forward",
+    "Settings",
+    "folded",
+    "order_of",
+    "self_attention",
+    "unfolded",
+]
 
 
 class Settings(NamedTuple):
@@ -29,28 +38,44 @@ class Settings(NamedTuple):
     scale: float | None
 
 
+def order_of(
+    keys: Tensor, padding: Tensor | None, near: int, cells: int, order: str
+) -> Tensor | None:
+    """`fractal_lib.self_attention.ordering.content_order`, or None where time is the order."""
+    if order == "time" or not cells:
+        return None
+    if not torch.compiler.is_compiling():
+        if keys.shape[2] <= 2 * near:  # there are no cells
+            return None
+    elif not torch._C._are_functorch_transforms_active():
+        return torch.ops.fractal_lib.self_attention_order(keys, padding, near, cells, order)
+    return ordering.content_order(keys, padding, near, cells, order)
+
+
 def self_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     padding: Tensor | None,
+    order: Tensor | None,
+    chosen: Tensor | None,
     settings: Settings,
-    chosen: Tensor | None = None,
 ) -> Tensor:
     """`fractal_self_attention` of arguments that have been checked, differentiable.
 
     Args:
         q, k: (B, heads, N, D); v: (B, heads, N, Dv); all of one floating point dtype.
         padding: None or (B, N) bool, True for padding. k and v are finite there.
-        settings: `Settings`.
+        order: None or (B, heads, size) int64, `order_of` the keys.
         chosen: None or (B, heads, N, O) integers, keys that each query opens, -1 for none.
+        settings: `Settings`.
     """
     if torch.compiler.is_compiling():
         if torch._C._are_functorch_transforms_active():
             # operators with an autograd formula refuse torch.func transforms: plain operations
-            return Forward(settings)(q, k, v, padding, chosen)[0]
-        return torch.ops.fractal_lib.self_attention(q, k, v, padding, chosen, *settings)
-    return Call.apply(Forward(settings), q, k, v, padding, chosen)[0]
+            return Forward(settings)(q, k, v, padding, order, chosen)[0]
+        return torch.ops.fractal_lib.self_attention(q, k, v, padding, order, chosen, *settings)
+    return Call.apply(Forward(settings), q, k, v, padding, order, chosen)[0]
 
 
 class Prepared(NamedTuple):
@@ -60,13 +85,26 @@ class Prepared(NamedTuple):
     keys: list[Tensor]
     values: list[Tensor]
     counts: list[Tensor]
+    orders: cells.Orders
     bias: Tensor
     layout: Layout
     scale: float
 
+    def opened(self, chosen: Tensor | None) -> opening.Chosen | None:
+        """Keys (B, heads, N, O) that queries open, and the cells that hold them."""
+        if chosen is None:
+            return None
+        holders = cells.holders(self.counts[0].shape[1], self.layout, self.orders)
+        return opening.Chosen(chosen.flatten(0, 1), holders)
+
 
 def _prepare(
-    q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, settings: Settings
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    padding: Tensor | None,
+    order: Tensor | None,
+    settings: Settings,
 ) -> Prepared:
     near, half, causal, scale = settings
     batch, heads, n, width = q.shape
@@ -77,20 +115,29 @@ def _prepare(
         valid = torch.ones(1, n, dtype=dtype, device=q.device)
     else:
         valid = (~padding).to(dtype)
-    counts = cells.key_counts(valid, layout)
-    keys, values = (cells.means(x.flatten(0, 1), counts, layout) for x in (k, v))
-    bias = cells.log_counts(counts, layout)
-    return Prepared(q.flatten(0, 1).to(dtype) * scale, keys, values, counts, bias, layout, scale)
+    orders: cells.Orders = [None] * (layout.scales - 1)
+    if order is not None:
+        orders = ordering.unpacked(order, n, layout)
+        valid = valid.repeat_interleave(batch * heads // max(1, len(valid)), 0)
+    counts = cells.key_counts(valid, layout, orders)
+    keys, values = (cells.means(x.flatten(0, 1), counts, layout, orders) for x in (k, v))
+    bias, q = cells.log_counts(counts, layout), q.flatten(0, 1).to(dtype) * scale
+    return Prepared(q, keys, values, counts, orders, bias, layout, scale)
 
 
-def _without_keys(made: Prepared, n: int) -> Tensor:
-    """(B, 1, N, 1) bool: queries that have no key to read; their result is 0."""
-    return ~cells.has_key(made.bias, made.layout)[:, None, :n, None]
+def _without_keys(made: Prepared, shape: torch.Size) -> Tensor:
+    """(B, heads or 1, N, 1) bool: queries of a shape (B, heads, N, D) that have no key to read;
+    their result is 0.
+    """
+    batch, heads, n, _ = shape
+    found = cells.has_key(made.bias, made.layout)[:, :n]  # (B or B heads, N)
+    heads = heads if len(found) == batch * heads else 1
+    return ~found.view(batch, heads, n, 1)
 
 
 @dataclass(frozen=True)
 class Forward:
-    """(q, k, v, padding, chosen) -> (out,)."""
+    """(q, k, v, padding, order, chosen) -> (out,)."""
 
     settings: Settings
 
@@ -100,16 +147,17 @@ class Forward:
         k: Tensor,
         v: Tensor,
         padding: Tensor | None,
-        chosen: Tensor | None = None,
+        order: Tensor | None,
+        chosen: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """The result, by plain operations."""
         with no_autocast(q.device):
-            made = _prepare(q, k, v, padding, self.settings)
-            opened = None if chosen is None else chosen.flatten(0, 1)
+            made = _prepare(q, k, v, padding, order, self.settings)
+            opened = made.opened(chosen)
             out = blocks.attend(made.q, made.keys, made.values, made.bias, made.layout, opened)
             out = out.unflatten(0, q.shape[:2])
             if padding is not None:
-                out = out.masked_fill(_without_keys(made, q.shape[2]), 0)
+                out = out.masked_fill(_without_keys(made, q.shape), 0)
         return (out,)
 
     def derivative(self, inputs: int) -> "Backward":
@@ -119,7 +167,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
-    """(q, k, v, padding, chosen, out, grad) -> gradients of q, k and v."""
+    """(q, k, v, padding, order, chosen, out, grad) -> gradients of q, k and v."""
 
     settings: Settings
 
@@ -129,15 +177,16 @@ class Backward:
         k: Tensor,
         v: Tensor,
         padding: Tensor | None,
+        order: Tensor | None,
         chosen: Tensor | None,
         out: Tensor,
         grad: Tensor,
     ) -> tuple[Tensor, ...]:
         """The gradients, by plain operations."""
         with no_autocast(q.device):
-            made = _prepare(q, k, v, padding, self.settings)
+            made = _prepare(q, k, v, padding, order, self.settings)
             if padding is not None:
-                grad = grad.masked_fill(_without_keys(made, q.shape[2]), 0)
+                grad = grad.masked_fill(_without_keys(made, q.shape), 0)
             grad_q, *grad_tables = blocks.attend_backward(
                 made.q,
                 made.keys,
@@ -146,10 +195,10 @@ class Backward:
                 made.layout,
                 out.flatten(0, 1),
                 grad.flatten(0, 1),
-                None if chosen is None else chosen.flatten(0, 1),
+                made.opened(chosen),
             )
             grads = [grad_q * made.scale] + [
-                cells.means_backward(grad_table, made.counts, made.layout)
+                cells.means_backward(grad_table, made.counts, made.layout, made.orders)
                 for grad_table in grad_tables
             ]
             grad_q, grad_k, grad_v = (

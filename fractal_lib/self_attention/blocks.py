@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from fractal_lib.self_attention.chunks import Chunk
 from fractal_lib.self_attention.layout import FILL, Layout
-from fractal_lib.self_attention.opening import Opened
+from fractal_lib.self_attention.opening import Chosen, Opened
 
 __all__ = ["attend", "attend_backward"]
 
@@ -25,7 +25,7 @@ def attend(
     values: list[Tensor],
     bias: Tensor,
     layout: Layout,
-    chosen: Tensor | None = None,
+    chosen: Chosen | None = None,
 ) -> Tensor:
     """Softmax attention of each query to what its blocks read, all scales under one softmax.
 
@@ -36,7 +36,7 @@ def attend(
         bias: (A, length / near, columns of all scales), floating point, added to a block's logits;
             A divides G.
         layout: a `Layout`.
-        chosen: None or (G, N, O) integers: keys that a query opens, -1 for none.
+        chosen: None or what N queries open.
 
     Returns:
         (G, N, Dv) in the dtype of the values of scale 0; computed in that of ``bias``.
@@ -55,7 +55,7 @@ def attend(
              [3.0000]]])
     """
     n, out = q.shape[1], []
-    q, chosen = _whole(q, layout), _whole(chosen, layout)
+    q = _whole(q, layout)
     for start in range(0, layout.length, layout.chunk):
         chunk = _chunk(bias, layout, start, chosen)
         weight = _weights(q[:, start : start + layout.chunk], keys, bias, chunk)
@@ -71,7 +71,7 @@ def attend_backward(
     layout: Layout,
     out: Tensor,
     grad: Tensor,
-    chosen: Tensor | None = None,
+    chosen: Chosen | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """The derivative of `attend` with respect to q, keys and values, by plain operations.
 
@@ -86,7 +86,7 @@ def attend_backward(
         [torch.zeros_like(x, dtype=bias.dtype) for x in side] for side in (keys, values)
     )
     n, grad_q = q.shape[1], []
-    q, out, grad, chosen = (_whole(x, layout) for x in (q, out, grad, chosen))
+    q, out, grad = (_whole(x, layout) for x in (q, out, grad))
     for start in range(0, layout.length, layout.chunk):
         now = slice(start, start + layout.chunk)
         chunk = _chunk(bias, layout, start, chosen)
@@ -99,12 +99,12 @@ def attend_backward(
     return torch.cat(grad_q, 1)[:, :n], grad_keys, grad_values
 
 
-def _whole(rows: Tensor | None, layout: Layout) -> Tensor | None:
+def _whole(rows: Tensor, layout: Layout) -> Tensor:
     """(G, N, ...) with zeros up to the layout's length."""
-    return None if rows is None else pad(rows, (0, 0, 0, layout.length - rows.shape[1]))
+    return pad(rows, (0, 0, 0, layout.length - rows.shape[1]))
 
 
-def _chunk(bias: Tensor, layout: Layout, start: int, chosen: Tensor | None) -> Chunk:
+def _chunk(bias: Tensor, layout: Layout, start: int, chosen: Chosen | None) -> Chunk:
     opened = None if chosen is None else Opened.of(chosen, bias, layout, start)
     return Chunk(layout, start, bias.dtype, opened)
 

@@ -2,55 +2,121 @@
 (chapter ``attention/self_attention``).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from fractal_lib.self_attention.layout import FILL, Layout, in_blocks, out_of_blocks
 
-__all__ = ["has_key", "key_counts", "log_counts", "means", "means_backward"]
+__all__ = [
+    "divided",
+    "has_key",
+    "holders",
+    "key_counts",
+    "log_counts",
+    "means",
+    "means_backward",
+    "pooled",
+    "reordered",
+]
+
+# for each scale from 1 on, (G, M), as `fractal_lib.self_attention.ordering.unpacked` gives it; or
+# None: in the order of time
+Orders = Sequence[Tensor | None]
 
 
-def key_counts(valid: Tensor, layout: Layout) -> list[Tensor]:
+def key_counts(valid: Tensor, layout: Layout, orders: Orders) -> list[Tensor]:
     """How many keys stand behind each key (0 or 1) and each cell, scale by scale.
 
     Args:
-        valid: (A, N), floating point, 1 for a key and 0 for padding.
+        valid: (A, N), floating point, 1 for a key and 0 for padding; A = G with an order.
         layout: a `Layout`.
+        orders: which keys share a cell.
     """
     counts = [valid]
-    for scale in range(1, layout.scales):
-        counts.append(_pool(counts[-1], scale, layout, valid.dtype))
+    for scale, order in enumerate(orders, 1):
+        counts.append(pooled(counts[-1], scale, layout, order))
     return counts
 
 
-def means(rows: Tensor, counts: list[Tensor], layout: Layout) -> list[Tensor]:
+def means(rows: Tensor, counts: list[Tensor], layout: Layout, orders: Orders) -> list[Tensor]:
     """The rows, then the means over the cells of each scale, all `in_blocks`.
 
     Args:
         rows: (G, N, D), keys or values, zero where padding is.
         counts: `key_counts`, (A, ...) where A divides G.
         layout: a `Layout`.
+        orders: which keys share a cell.
     """
-    tables, sums = [in_blocks(rows, 0, layout)], rows
-    for scale in range(1, layout.scales):
-        sums = _pool(sums, scale, layout, counts[0].dtype)
-        tables.append(in_blocks(sums / _divisor(counts[scale], sums), scale, layout))
+    tables, sums = [in_blocks(rows, 0, layout)], rows.to(counts[0].dtype)
+    for scale, order in enumerate(orders, 1):
+        sums = pooled(sums, scale, layout, order)
+        tables.append(in_blocks(divided(sums, counts[scale]), scale, layout))
     return tables
 
 
-def means_backward(grads: list[Tensor], counts: list[Tensor], layout: Layout) -> Tensor:
+def means_backward(
+    grads: list[Tensor], counts: list[Tensor], layout: Layout, orders: Orders
+) -> Tensor:
     """The derivative of `means` with respect to its rows: from the coarsest scale down."""
     total = torch.zeros((), dtype=grads[0].dtype, device=grads[0].device)
     for scale in range(layout.scales - 1, -1, -1):
         grad = out_of_blocks(grads[scale], counts[scale].shape[1])
-        if scale:
-            grad = grad / _divisor(counts[scale], grad)
-        total = grad + total
+        total = total + (divided(grad, counts[scale]) if scale else grad)
         if scale:  # a sum's derivative goes to all that it is a sum of
-            below = counts[scale - 1].shape[1]
-            total = total.repeat_interleave(_width(scale, layout), 1)[:, :below]
+            order, below = orders[scale - 1], counts[scale - 1].shape[1]
+            total = total.repeat_interleave(_width(scale, layout), 1)
+            if order is not None:
+                total = reordered(total, _inverse(order))
+            total = total[:, :below]
     return total
+
+
+def holders(n: int, layout: Layout, orders: Orders) -> list[Tensor | None]:
+    """For each scale the row of the cell that holds each of n keys, (G, N); None where time says
+    it.
+    """
+    found: list[Tensor | None] = [None]
+    for scale, order in enumerate(orders, 1):
+        if order is not None:
+            place, below = _inverse(order), found[-1]
+            place = place[:, :n] if below is None else place.gather(1, below)
+            order = place // _width(scale, layout)
+        found.append(order)
+    return found
+
+
+def pooled(rows: Tensor, scale: int, layout: Layout, order: Tensor | None) -> Tensor:
+    """(G, R, ...) -> (G, C, ...): sums over the cells of a scale, of the rows (scale 1) or of the
+    sums on the scale below, in an order (G, M) of them or as they stand.
+    """
+    more = -rows.shape[1] % layout.members(scale)
+    rows = pad(rows, (0, 0) * (rows.dim() - 2) + (0, more)) if more else rows
+    rows = rows if order is None else reordered(rows, order)
+    width = _width(scale, layout)
+    return rows.unflatten(1, (rows.shape[1] // width, width)).sum(2)
+
+
+def divided(sums: Tensor, count: Tensor) -> Tensor:
+    """(G, C, D) by count (A, C), or by 1 where it is 0."""
+    repeats = sums.shape[0] // max(1, count.shape[0])
+    return sums / count.clamp(min=1).repeat_interleave(repeats, 0).unsqueeze(-1)
+
+
+def reordered(rows: Tensor, order: Tensor) -> Tensor:
+    """rows (G, M, ...), those of each group in an order (G, M) of them."""
+    groups, members = order.shape
+    first = members * torch.arange(groups, device=order.device).unsqueeze(1)
+    found = rows.flatten(0, 1).index_select(0, (order + first).flatten())
+    return found.view(rows.shape)
+
+
+def _inverse(order: Tensor) -> Tensor:
+    """(G, M): where each row of an order (G, M) went."""
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter(1, order, places)
 
 
 def log_counts(counts: list[Tensor], layout: Layout) -> Tensor:
@@ -84,22 +150,6 @@ def has_key(bias: Tensor, layout: Layout) -> Tensor:
 def _width(scale: int, layout: Layout) -> int:
     """Members of a cell on the scale below: keys (scale 1) or cells."""
     return layout.near // layout.half if scale == 1 else 2
-
-
-def _pool(rows: Tensor, scale: int, layout: Layout, dtype: torch.dtype) -> Tensor:
-    """(G, N, ...) -> sums over the cells of a scale, of the rows (scale 1) or of the sums on the
-    scale below.
-    """
-    width = _width(scale, layout)
-    ends = (0, 0) * (rows.dim() - 2) + (0, -rows.shape[1] % width)
-    padded = pad(rows, ends)
-    return padded.unflatten(1, (padded.shape[1] // width, width)).sum(2, dtype=dtype)
-
-
-def _divisor(count: Tensor, rows: Tensor) -> Tensor:
-    """count (A, M), at least 1, as it divides rows (G, M, D)."""
-    repeats = rows.shape[0] // max(1, count.shape[0])
-    return count.clamp(min=1).repeat_interleave(repeats, 0).unsqueeze(-1)
 
 
 def _read_below(scale: int, layout: Layout, device: torch.device) -> Tensor:

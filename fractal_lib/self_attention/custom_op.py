@@ -11,11 +11,33 @@ import torch
 from torch import Tensor
 
 from fractal_lib.self_attention.autograd import Backward, Forward, Settings, folded, unfolded
+from fractal_lib.self_attention.ordering import content_order, packed_size
 
-__all__ = ["operator"]
+__all__ = ["operator", "order_operator"]
 
-TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? padding, Tensor? chosen"
+TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? padding, Tensor? order, Tensor? chosen"
 SETTINGS = "int near, int cells, bool causal, float? scale"
+
+
+@torch.library.custom_op("fractal_lib::self_attention_order", mutates_args=())
+def order_operator(
+    keys: Tensor, padding: Tensor | None, near: int, cells: int, order: str
+) -> Tensor:
+    """`fractal_lib.self_attention.ordering.content_order`, not looked into by compilers."""
+    return content_order(keys, padding, near, cells, order)
+
+
+@order_operator.register_fake
+def _(keys: Tensor, padding: Tensor | None, near: int, cells: int, order: str) -> Tensor:
+    size = packed_size(keys.shape[2], near, cells)
+    return keys.new_empty((*keys.shape[:2], size), dtype=torch.int64)
+
+
+@order_operator.register_vmap
+def _(info: Any, dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
+    tensors = folded(info.batch_size, dims[:2], arguments[:2])
+    result = torch.ops.fractal_lib.self_attention_order(*tensors, *arguments[2:])
+    return unfolded(info.batch_size, (result,))[0], 0
 
 
 @torch.library.custom_op(
@@ -28,11 +50,12 @@ def operator(
     k: Tensor,
     v: Tensor,
     padding: Tensor | None,
+    order: Tensor | None,
     chosen: Tensor | None,
     *settings: Any,
 ) -> Tensor:
     """`fractal_lib.self_attention.autograd.self_attention`, not looked into by compilers."""
-    return Forward(Settings(*settings))(q, k, v, padding, chosen)[0].contiguous()
+    return Forward(Settings(*settings))(q, k, v, padding, order, chosen)[0].contiguous()
 
 
 @torch.library.custom_op(
@@ -45,13 +68,14 @@ def backward_operator(
     k: Tensor,
     v: Tensor,
     padding: Tensor | None,
+    order: Tensor | None,
     chosen: Tensor | None,
     out: Tensor,
     grad: Tensor,
     *settings: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v."""
-    grads = Backward(Settings(*settings))(q, k, v, padding, chosen, out, grad)
+    grads = Backward(Settings(*settings))(q, k, v, padding, order, chosen, out, grad)
     grad_q, grad_k, grad_v = (g.contiguous() for g in grads)
     return grad_q, grad_k, grad_v
 
@@ -67,13 +91,13 @@ def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tens
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5], output)
-    ctx.settings = inputs[5:]
+    ctx.save_for_backward(*inputs[:6], output)
+    ctx.settings = inputs[6:]
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grads = torch.ops.fractal_lib.self_attention_backward(*ctx.saved_tensors, grad, *ctx.settings)
-    return *grads, *[None] * 6
+    return *grads, *[None] * (2 + len(ctx.settings))
 
 
 operator.register_autograd(_backward, setup_context=_setup_context)
@@ -81,13 +105,13 @@ operator.register_autograd(_backward, setup_context=_setup_context)
 
 @operator.register_vmap
 def _(info: Any, dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
-    tensors = folded(info.batch_size, dims[:5], arguments[:5])
-    result = torch.ops.fractal_lib.self_attention(*tensors, *arguments[5:])
+    tensors = folded(info.batch_size, dims[:6], arguments[:6])
+    result = torch.ops.fractal_lib.self_attention(*tensors, *arguments[6:])
     return unfolded(info.batch_size, (result,))[0], 0
 
 
 @backward_operator.register_vmap
 def _(info: Any, dims: tuple, *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    tensors = folded(info.batch_size, dims[:7], arguments[:7])
-    results = torch.ops.fractal_lib.self_attention_backward(*tensors, *arguments[7:])
+    tensors = folded(info.batch_size, dims[:8], arguments[:8])
+    results = torch.ops.fractal_lib.self_attention_backward(*tensors, *arguments[8:])
     return unfolded(info.batch_size, results), (0, 0, 0)

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from fractal_lib.checks import as_int, as_mask
-from fractal_lib.self_attention.autograd import Settings, self_attention
+from fractal_lib.self_attention.autograd import Settings, order_of, self_attention
+from fractal_lib.self_attention.ordering import ORDERS
 
-__all__ = ["check_geometry", "clean", "fractal_self_attention"]
+__all__ = ["check_geometry", "check_order", "clean", "fractal_self_attention"]
 
 
 def fractal_self_attention(
@@ -24,6 +25,7 @@ def fractal_self_attention(
     *,
     near: int = 64,
     cells: int = 8,
+    order: str = "time",
     key_padding_mask: Any = None,
 ) -> Tensor:
     """Softmax attention that reads keys nearby exactly and keys far away by cells, in O(N log N).
@@ -87,11 +89,8 @@ def fractal_self_attention(
     True
     """
     _refuse(attn_mask, dropout_p)
-    near, cells = check_geometry(near, cells)
+    (near, cells), order = check_geometry(near, cells), check_order(order)
     _check_tensors(query, key, value, enable_gqa)
-    if enable_gqa and key.shape[1] != query.shape[1]:
-        repeats = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
     padding = None
     if key_padding_mask is not None:
         padding = as_mask(key_padding_mask, "key_padding_mask", query.device)
@@ -103,9 +102,15 @@ def fractal_self_attention(
         places = padding[:, None, :, None]
         key, value = (x.masked_fill(places, 0) for x in (key, value))
         query = clean(query, places)
+    tree = order_of(key, padding, near, cells, order)
+    if enable_gqa and key.shape[1] != query.shape[1]:
+        repeats = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
+        tree = None if tree is None else tree.repeat_interleave(repeats, 1)
     if scale is not None:
         scale = float(scale)
-    return self_attention(query, key, value, padding, Settings(near, cells, is_causal, scale))
+    settings = Settings(near, cells, is_causal, scale)
+    return self_attention(query, key, value, padding, tree, None, settings)
 
 
 def clean(x: Tensor, places: Tensor) -> Tensor:
@@ -121,6 +126,14 @@ def check_geometry(near: int, cells: int) -> tuple[int, int]:
             f"near must be at least 1 and a multiple of cells, or cells 0; got {near=}, {cells=}"
         )
     return near, cells
+
+
+def check_order(order: str) -> str:
+    """The order, if it is the name of one."""
+    names = ("time", *ORDERS)
+    if order not in names:
+        raise ValueError(f"order must be one of {', '.join(names)}, got {order!r}")
+    return order
 
 
 def _refuse(attn_mask: Any, dropout_p: float) -> None:

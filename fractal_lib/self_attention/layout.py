@@ -65,6 +65,12 @@ class Layout(NamedTuple):
         """Keys or cells in a block of this scale."""
         return 2 * self.half if scale else self.near
 
+    def members(self, scale: int) -> int:
+        """Rows of the scale below, keys or cells, that a unit of cells of this scale >= 1 shares
+        out: half a block of it, which is read as a whole or not at all.
+        """
+        return self.near if scale == 1 else 2 * self.half
+
     def count(self, scale: int) -> int:
         """Blocks of this scale that the padded keys fill."""
         return -(-self.length // self.width(scale))

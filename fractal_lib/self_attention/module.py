@@ -7,7 +7,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fractal_lib.checks import as_int, as_tensor, require
-from fractal_lib.self_attention.functional import check_geometry, clean, fractal_self_attention
+from fractal_lib.self_attention.functional import (
+    check_geometry,
+    check_order,
+    clean,
+    fractal_self_attention,
+)
 
 __all__ = ["FractalSelfAttention"]
 
@@ -34,7 +39,7 @@ class FractalSelfAttention(nn.Module):
         batch_first: True for (B, N, embed_dim), False for (N, B, embed_dim). The default is not
             that of torch.
         device, dtype: of the parameters.
-        near, cells: as in `fractal_self_attention`.
+        near, cells, order: as in `fractal_self_attention`.
         causal: True if position i reads positions 0 to i alone.
 
     Attributes:
@@ -52,7 +57,7 @@ class FractalSelfAttention(nn.Module):
     >>> attention = FractalSelfAttention(embed_dim=32, num_heads=4, causal=True)
     >>> attention
     FractalSelfAttention(
-      embed_dim=32, num_heads=4, near=64, cells=8, causal=True
+      embed_dim=32, num_heads=4, near=64, cells=8, order=time, causal=True
       (out_proj): Linear(in_features=32, out_features=32, bias=True)
     )
     >>> out, weights = attention(torch.randn(2, 1000, 32))
@@ -77,6 +82,7 @@ class FractalSelfAttention(nn.Module):
         dtype: torch.dtype | None = None,
         near: int = 64,
         cells: int = 8,
+        order: str = "time",
         causal: bool = False,
     ):
         super().__init__()
@@ -89,6 +95,7 @@ class FractalSelfAttention(nn.Module):
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout must be from 0 to 1, got {dropout}")
         self.near, self.cells = check_geometry(near, cells)
+        self.order = check_order(order)
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
         self.dropout, self.batch_first, self.causal = dropout, batch_first, causal
         self.in_proj_weight = nn.Parameter(
@@ -118,6 +125,7 @@ class FractalSelfAttention(nn.Module):
         dropout: float | None = None,
         near: int = 64,
         cells: int = 8,
+        order: str = "time",
         causal: bool = False,
     ) -> "FractalSelfAttention":
         """One with a copy of the parameters of torch's module, and its ``batch_first``.
@@ -126,7 +134,7 @@ class FractalSelfAttention(nn.Module):
             attention: with keys and values of the width of queries, and no biases of its own among
                 them (``add_bias_kv``, ``add_zero_attn``).
             dropout: default that of ``attention``; 0 is needed to train.
-            near, cells, causal: as in the class.
+            near, cells, order, causal: as in the class.
 
         Raises:
             ValueError: for a module that this one cannot stand for.
@@ -151,6 +159,7 @@ class FractalSelfAttention(nn.Module):
             dtype=weight.dtype,
             near=near,
             cells=cells,
+            order=order,
             causal=causal,
         )
         made.load_state_dict(attention.state_dict())
@@ -159,7 +168,7 @@ class FractalSelfAttention(nn.Module):
     def extra_repr(self) -> str:
         """The width, the heads and the geometry; the rest where it is not the default."""
         shown = f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, near={self.near}, "
-        shown += f"cells={self.cells}, causal={self.causal}"
+        shown += f"cells={self.cells}, order={self.order}, causal={self.causal}"
         shown += f", dropout={self.dropout}" if self.dropout else ""
         shown += "" if self.in_proj_bias is not None else ", bias=False"
         return shown + ("" if self.batch_first else ", batch_first=False")
@@ -220,6 +229,7 @@ class FractalSelfAttention(nn.Module):
             is_causal=self.causal or is_causal,
             near=self.near,
             cells=self.cells,
+            order=self.order,
             key_padding_mask=padding,
         )
         out = self.out_proj(out.transpose(1, 2).flatten(2))

@@ -9,11 +9,24 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, pad
 
 from fractal_lib.self_attention.layout import FILL, Layout
 
-__all__ = ["Opened", "columns_of"]
+__all__ = ["Chosen", "Opened", "columns_of"]
+
+
+class Chosen(NamedTuple):
+    """Which keys queries read one by one.
+
+    Attributes:
+        key: (G, N, O) integers, those of each query, all different; -1 for none.
+        holder: for each scale the row of the cell that holds each key, (G, N), or None in the order
+            of time, as `fractal_lib.self_attention.cells.holders` gives them.
+    """
+
+    key: Tensor
+    holder: list[Tensor | None]
 
 
 class Opened(NamedTuple):
@@ -33,21 +46,19 @@ class Opened(NamedTuple):
     bias: Tensor
 
     @classmethod
-    def of(
-        cls, chosen: Tensor, bias: Tensor, layout: Layout, start: int, ranks: Tensor | None = None
-    ) -> "Opened":
+    def of(cls, chosen: Chosen, bias: Tensor, layout: Layout, start: int) -> "Opened":
         """What the chunk from ``start`` on opens.
 
         Args:
-            chosen: (G, length, O) integers, keys that each query opens, all different; -1 for none.
+            chosen: `Chosen`.
             bias: (A, length / near, K), log(c) of each column or `FILL`; A divides G.
             layout: a `Layout`.
-            ranks: None or (G, scales, N), the place of each key in its block, scale by scale.
         """
-        key = chosen[:, start : start + layout.chunk].long()
+        key = chosen.key[:, start : start + layout.chunk].long()
+        key = pad(key, (0, 0, 0, layout.chunk - key.shape[1]), value=-1)
         groups, chunk, number = key.shape
         query = torch.arange(start, start + chunk, device=key.device)[:, None]
-        column, found = columns_of(query, key.clamp(min=0), layout, ranks)
+        column, found = columns_of(query, key.clamp(min=0), layout, chosen.holder)
         there = key >= 0
         found &= there
         blocks, first = chunk // layout.near, start // layout.near
@@ -111,14 +122,14 @@ class Opened(NamedTuple):
 
 
 def columns_of(
-    query: Tensor, key: Tensor, layout: Layout, ranks: Tensor | None = None
+    query: Tensor, key: Tensor, layout: Layout, holder: list[Tensor | None]
 ) -> tuple[Tensor, Tensor]:
     """Where a query finds a key: the column of the key or its cell, and whether there is one.
 
     Args:
-        query, key: positions, integers, of shapes that broadcast to that of ``key``.
+        query: (C, 1), key: (G, C, O), positions, integers.
         layout: a `Layout`.
-        ranks: as in `Opened.of`.
+        holder: as in `Chosen`.
     """
     column = torch.zeros_like(key)
     found = torch.zeros_like(key, dtype=torch.bool)
@@ -128,11 +139,9 @@ def columns_of(
         width, size = layout.width(scale), layout.size(scale)
         shift = key // width - query // width + 1
         beside = (shift >= 0) & (shift < 3)
-        place = (
-            key % width if ranks is None else ranks[:, scale].gather(1, key.flatten(1)).view_as(key)
-        )
-        cell = place // (width // size)
+        of = holder[scale]
+        cell = key // (width // size) if of is None else of.gather(1, key.flatten(1)).view_as(key)
         side = shift if scale == 0 else shift // 2
-        column = torch.where(beside, offset + side * size + cell, column)
+        column = torch.where(beside, offset + side * size + cell % size, column)
         found |= beside
     return column, found

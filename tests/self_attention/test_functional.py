@@ -19,6 +19,7 @@ from fractal_lib.reference import self_attention as specification
 from fractal_lib.reference import self_attention_reads
 from fractal_lib.self_attention.layout import Layout
 
+ORDERS = ("time", "tree", "hilbert")
 SIZES = (1, 2, 3, 63, 100, 2000, 4097)
 
 
@@ -31,19 +32,22 @@ def draw(*shape, seed=0, dtype=torch.float64, width=8):
 @given(
     n=st.integers(1, 70),
     shape=st.sampled_from([(1, 1), (2, 1), (2, 2), (3, 3), (4, 2), (6, 3), (8, 2)]),
+    order=st.sampled_from(ORDERS),
     causal=st.booleans(),
     share=st.sampled_from([0.0, 0.3, 0.95]),
     scale=st.sampled_from([None, 0.3, -1.5]),
     seed=st.integers(0, 2**20),
 )
-def test_values_and_gradients_are_those_of_the_specification(n, shape, causal, share, scale, seed):
+def test_values_and_gradients_are_those_of_the_specification(
+    n, shape, order, causal, share, scale, seed
+):
     near, cells = shape
     q, k, v = (x.requires_grad_() for x in draw(1, 1, n, seed=seed, width=3))
     padding = torch.rand(1, n, generator=torch.Generator().manual_seed(seed)) < share
     mask = padding if share else None
-    geometry = dict(near=near, cells=cells, is_causal=causal, scale=scale)
+    geometry = dict(near=near, cells=cells, is_causal=causal, scale=scale, order=order)
     out = fractal_self_attention(q, k, v, **geometry, key_padding_mask=mask)
-    expected = specification(q, k, v, near, cells, causal, mask, scale)
+    expected = specification(q, k, v, near, cells, causal, mask, scale, order)
     # some hundred roundings of numbers below 10
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
     to = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)

@@ -22,6 +22,11 @@ BAD = {
         "embed_dim=10, num_heads=3",
     ),
     "geometry": (lambda: FractalSelfAttention(8, 2, near=3), ValueError, "near=3, cells=8"),
+    "order": (
+        lambda: FractalSelfAttention(8, 2, order="z"),
+        ValueError,
+        "order must be one of time, tree, hilbert, got 'z'",
+    ),
     "a width that is not whole": (lambda: FractalSelfAttention(8.0, 2), TypeError, "embed_dim"),
     "dropout above 1": (lambda: FractalSelfAttention(8, 2, 64), ValueError, "dropout.*64"),
     "width": (
@@ -200,10 +205,10 @@ def test_batch_first_is_the_axis_and_nothing_else(batch_first):
 
 def test_a_copy_of_torchs_module():
     theirs = torch.nn.MultiheadAttention(8, 2, dropout=0.2, bias=False, dtype=torch.float64).eval()
-    ours = FractalSelfAttention.from_torch(theirs, near=4, cells=2, causal=True)
+    ours = FractalSelfAttention.from_torch(theirs, near=4, cells=2, order="hilbert", causal=True)
     assert not ours.training
     assert (ours.dropout, ours.batch_first, ours.in_proj_bias) == (0.2, False, None)
-    assert (ours.near, ours.cells, ours.causal) == (4, 2, True)
+    assert (ours.near, ours.cells, ours.order, ours.causal) == (4, 2, "hilbert", True)
     assert ours.in_proj_weight.dtype == torch.float64
     assert torch.equal(ours.in_proj_weight, theirs.in_proj_weight)
     assert ours.in_proj_weight is not theirs.in_proj_weight

@@ -5,6 +5,7 @@ import torch
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from fractal_lib import FractalSelfAttention, fractal_self_attention
+from fractal_lib.self_attention.ordering import content_order
 
 GEOMETRY = dict(near=4, cells=2, is_causal=True)
 close = dict(rtol=0, atol=1e-12)
@@ -160,14 +161,18 @@ def test_the_operator_is_registered_as_torch_asks():
     q, k, v = (x.requires_grad_() for x in draw(2, 1, 10, 3))
     padding = torch.arange(10) >= torch.tensor([[10], [6]])
     for mask in (None, padding):
-        torch.library.opcheck(
-            torch.ops.fractal_lib.self_attention.default, (q, k, v, mask, 4, 2, True, None)
-        )
+        geometry = (k.detach(), mask, 4, 2, "tree")
+        torch.library.opcheck(torch.ops.fractal_lib.self_attention_order.default, geometry)
+        for order in (None, content_order(*geometry)):
+            torch.library.opcheck(
+                torch.ops.fractal_lib.self_attention.default,
+                (q, k, v, mask, order, 4, 2, True, None),
+            )
     operator = torch.ops.fractal_lib.self_attention
     x = draw(3, 2, 1, 10, 3)
-    call = vmap(lambda *x: operator(*x, padding, 4, 2, False, 0.5))
+    call = vmap(lambda *x: operator(*x, padding, None, 4, 2, False, 0.5))
     with torch.no_grad():
         expected = torch.stack(
-            [operator(*(y[i] for y in x), padding, 4, 2, False, 0.5) for i in range(3)]
+            [operator(*(y[i] for y in x), padding, None, 4, 2, False, 0.5) for i in range(3)]
         )
         torch.testing.assert_close(call(*x), expected, **close)
