@@ -15,13 +15,18 @@ from torch.autograd.forward_ad import unpack_dual
 
 from fractal_lib.attention.base import no_autocast
 from fractal_lib.self_attention import blocks, cells, opening, ordering
+from fractal_lib.self_attention.certificate import error_bound, radii
 from fractal_lib.self_attention.layout import Layout
+from fractal_lib.self_attention.search import search
 
 __all__ = [
     "Backward",
     "Call",
     "Forward",
     "Settings",
+    "bound_of",
+    "choice_of",
+    "chosen",
     "folded",
     "order_of",
     "self_attention",
@@ -50,6 +55,70 @@ def order_of(
     elif not torch._C._are_functorch_transforms_active():
         return torch.ops.fractal_lib.self_attention_order(keys, padding, near, cells, order)
     return ordering.content_order(keys, padding, near, cells, order)
+
+
+def choice_of(
+    q: Tensor,
+    k: Tensor,
+    padding: Tensor | None,
+    order: Tensor | None,
+    settings: Settings,
+    opened: int,
+) -> Tensor | None:
+    """`chosen`, or None where there is nothing to open."""
+    if not opened:
+        return None
+    if not torch.compiler.is_compiling():
+        if k.shape[2] <= 2 * settings.near:  # there are no cells
+            return None
+    elif not torch._C._are_functorch_transforms_active():
+        operator = torch.ops.fractal_lib.self_attention_choice
+        return operator(q, k, padding, order, *settings, opened)
+    return chosen(q, k, padding, order, settings, opened)
+
+
+def chosen(
+    q: Tensor,
+    k: Tensor,
+    padding: Tensor | None,
+    order: Tensor | None,
+    settings: Settings,
+    opened: int,
+) -> Tensor:
+    """Keys that each query opens, (B, heads, N, opened) int32, -1 for none: as
+    `fractal_lib.self_attention.search.search` finds them. No gradient passes through it.
+    """
+    with torch.no_grad(), no_autocast(q.device):
+        made = _prepare(q.detach(), k.detach(), k[..., :0].detach(), padding, order, settings)
+        where = (made.counts, made.orders, made.bias, made.layout)
+        return search(made.q, made.keys, *where, opened).unflatten(0, q.shape[:2])
+
+
+def bound_of(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    padding: Tensor | None,
+    order: Tensor | None,
+    chosen: Tensor | None,
+    settings: Settings,
+    out: Tensor,
+) -> Tensor:
+    """`fractal_lib.self_attention.certificate.error_bound` of ``out``, (B, heads, N): 0 for a query
+    without any key. No gradient passes through it.
+    """
+    with torch.no_grad(), no_autocast(q.device):
+        q, k, v, out = (x.detach() for x in (q, k, v, out))
+        made = _prepare(q, k, v, padding, order, settings)
+        holders = cells.holders(k.shape[2], made.layout, made.orders)
+        spreads = (
+            radii(x.flatten(0, 1).to(made.bias.dtype), made.counts, holders, made.layout)
+            for x in (k, v)
+        )
+        where = (made.bias, made.layout, out.flatten(0, 1), made.opened(chosen))
+        bound = error_bound(made.q, made.keys, made.values, *spreads, *where)
+        bound = bound.unflatten(0, q.shape[:2])
+        return bound.masked_fill(_without_keys(made, q.shape).squeeze(-1), 0)
 
 
 def self_attention(

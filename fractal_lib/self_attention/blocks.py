@@ -16,7 +16,7 @@ from fractal_lib.self_attention.chunks import Chunk
 from fractal_lib.self_attention.layout import FILL, Layout
 from fractal_lib.self_attention.opening import Chosen, Opened
 
-__all__ = ["attend", "attend_backward"]
+__all__ = ["attend", "attend_backward", "chunk_of", "logits_of"]
 
 
 def attend(
@@ -57,8 +57,9 @@ def attend(
     n, out = q.shape[1], []
     q = _whole(q, layout)
     for start in range(0, layout.length, layout.chunk):
-        chunk = _chunk(bias, layout, start, chosen)
-        weight = _weights(q[:, start : start + layout.chunk], keys, bias, chunk)
+        chunk = chunk_of(bias, layout, start, chosen)
+        logits = logits_of(q[:, start : start + layout.chunk], keys, bias, chunk)
+        weight = logits.softmax(-1)
         out.append(chunk.mix(weight, values).to(values[0].dtype))
     return torch.cat(out, 1)[:, :n]
 
@@ -89,8 +90,8 @@ def attend_backward(
     q, out, grad = (_whole(x, layout) for x in (q, out, grad))
     for start in range(0, layout.length, layout.chunk):
         now = slice(start, start + layout.chunk)
-        chunk = _chunk(bias, layout, start, chosen)
-        weight = _weights(q[:, now], keys, bias, chunk)  # (G, C, K + O)
+        chunk = chunk_of(bias, layout, start, chosen)
+        weight = logits_of(q[:, now], keys, bias, chunk).softmax(-1)  # (G, C, K + O)
         g = grad[:, now].to(bias.dtype)
         chunk.spread(weight, g, grad_values)
         slope = weight * (chunk.dot(g, values) - (g * out[:, now]).sum(-1, keepdim=True))
@@ -104,13 +105,14 @@ def _whole(rows: Tensor, layout: Layout) -> Tensor:
     return pad(rows, (0, 0, 0, layout.length - rows.shape[1]))
 
 
-def _chunk(bias: Tensor, layout: Layout, start: int, chosen: Chosen | None) -> Chunk:
+def chunk_of(bias: Tensor, layout: Layout, start: int, chosen: Chosen | None) -> Chunk:
+    """The chunk of queries from ``start`` on, with what they open."""
     opened = None if chosen is None else Opened.of(chosen, bias, layout, start)
     return Chunk(layout, start, bias.dtype, opened)
 
 
-def _weights(q: Tensor, keys: list[Tensor], bias: Tensor, chunk: Chunk) -> Tensor:
-    """Softmax weights (G, C, K + O) of a chunk's queries (G, C, D), over all scales at once."""
+def logits_of(q: Tensor, keys: list[Tensor], bias: Tensor, chunk: Chunk) -> Tensor:
+    """Logits (G, C, K + O) of a chunk's queries (G, C, D): what they read, over all scales."""
     logits, layout = chunk.dot(q, keys), chunk.layout
     blocks, first, masks = layout.chunk // layout.near, chunk.start // layout.near, bias.shape[0]
     # (A, G / A, p, near, K + O)
@@ -123,4 +125,4 @@ def _weights(q: Tensor, keys: list[Tensor], bias: Tensor, chunk: Chunk) -> Tenso
         by_block[..., layout.near : 2 * layout.near] += later
     if chunk.opened is not None:
         logits += chunk.opened.bias
-    return logits.softmax(-1)
+    return logits

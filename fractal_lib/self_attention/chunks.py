@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fractal_lib.self_attention.layout import Layout
+from fractal_lib.self_attention.layout import FILL, Layout
 from fractal_lib.self_attention.opening import Opened
 
 __all__ = ["Chunk"]
@@ -32,17 +32,41 @@ class Chunk(NamedTuple):
 
     def dot(self, rows: Tensor, tables: list[Tensor]) -> Tensor:
         """rows (G, C, D) times all that they read: (G, C, K + O)."""
-        parts = []
-        for window in self._windows(tables):
-            groups, blocks, columns, width = window.shape
-            by_block = rows.reshape(groups * blocks, self.layout.chunk // blocks, width)
-            product = torch.bmm(by_block, window.flatten(0, 1).mT)
-            parts.append(product.view(groups, self.layout.chunk, columns))
-        found = torch.cat(parts, -1)
+        windows = self._windows(tables)
+        found = torch.cat([_times(rows, window) for window in windows], -1)
         if self.opened is None:
             return found
         own = self.opened.dot(rows, tables[0])
         return torch.cat([self.opened.rest(found, own), own], -1)
+
+    def columns(self, tables: list[Tensor]) -> Tensor:
+        """Tables of one number a row, for each query: (G, C, K)."""
+        parts = []
+        for window in self._windows(tables):
+            repeats = self.layout.chunk // window.shape[1]
+            parts.append(window.squeeze(-1).repeat_interleave(repeats, 1))
+        return torch.cat(parts, -1)
+
+    def cell_logits(
+        self, rows: Tensor, tables: list[Tensor], bias: Tensor, scale: int
+    ) -> tuple[Tensor, Tensor]:
+        """rows (G, C, D) times the cells that they read on one scale, `FILL` where there is none to
+        be read: (G, C, columns); and which rows of the scale's table they are: (C, columns).
+        """
+        layout = self.layout
+        width, size, near = layout.width(scale), layout.size(scale), layout.near
+        blocks, first = max(1, layout.chunk // width), self.start // width
+        window = self._window(tables, blocks, [scale])
+        member = torch.arange(size, device=rows.device)
+        places = torch.cat([member + size * s for s in layout.shifts(scale)])
+        block = torch.arange(first, first + blocks, device=rows.device)[:, None]
+        places = (places + size * block).repeat_interleave(layout.chunk // blocks, 0)
+        before = sum(map(layout.columns, range(scale)))
+        row = slice(self.start // near, (self.start + layout.chunk) // near)
+        read = bias[:, row, before : before + layout.columns(scale)] > FILL / 2  # (A, p, columns)
+        read = read.repeat_interleave(rows.shape[0] // max(1, bias.shape[0]), 0)
+        read = read.repeat_interleave(near, 1)
+        return _times(rows, window).masked_fill(~read, FILL), places
 
     def mix(self, weight: Tensor, tables: list[Tensor]) -> Tensor:
         """weight (G, C, K + O) times all that is read: (G, C, D)."""
@@ -74,16 +98,16 @@ class Chunk(NamedTuple):
 
     def _windows(self, tables: list[Tensor]) -> list[Tensor]:
         """For each group of p blocks, the rows that they read: (G, p, columns, D)."""
-        found = []
-        for blocks, scales in self.layout.groups():
-            first = {scale: self.start // self.layout.width(scale) for scale in scales}
-            parts = [
-                tables[l][:, first[l] + s : first[l] + s + blocks]
-                for l in scales
-                for s in self.layout.shifts(l)
-            ]
-            found.append(torch.cat(parts, 2).to(self.dtype))
-        return found
+        return [self._window(tables, blocks, scales) for blocks, scales in self.layout.groups()]
+
+    def _window(self, tables: list[Tensor], blocks: int, scales: list[int]) -> Tensor:
+        first = {scale: self.start // self.layout.width(scale) for scale in scales}
+        parts = [
+            tables[l][:, first[l] + s : first[l] + s + blocks]
+            for l in scales
+            for s in self.layout.shifts(l)
+        ]
+        return torch.cat(parts, 2).to(self.dtype)
 
     def _split(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the keys and cells of blocks, and those of opened keys by themselves."""
@@ -103,3 +127,10 @@ class Chunk(NamedTuple):
             part.reshape(groups * blocks, chunk // blocks, columns)
             for part, (blocks, columns) in zip(parts, of_group, strict=True)
         ]
+
+
+def _times(rows: Tensor, window: Tensor) -> Tensor:
+    """rows (G, C, D) of p blocks times the rows of a window (G, p, columns, D): (G, C, columns)."""
+    groups, blocks, columns, width = window.shape
+    by_block = rows.reshape(groups * blocks, rows.shape[1] // blocks, width)
+    return torch.bmm(by_block, window.flatten(0, 1).mT).view(groups, rows.shape[1], columns)

@@ -10,12 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fractal_lib.self_attention.autograd import Backward, Forward, Settings, folded, unfolded
+from fractal_lib.self_attention.autograd import (
+    Backward,
+    Forward,
+    Settings,
+    chosen,
+    folded,
+    unfolded,
+)
 from fractal_lib.self_attention.ordering import content_order, packed_size
 
-__all__ = ["operator", "order_operator"]
+__all__ = ["choice_operator", "operator", "order_operator"]
 
 TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? padding, Tensor? order, Tensor? chosen"
+SEARCHED = "Tensor q, Tensor k, Tensor? padding, Tensor? order"
 SETTINGS = "int near, int cells, bool causal, float? scale"
 
 
@@ -37,6 +45,30 @@ def _(keys: Tensor, padding: Tensor | None, near: int, cells: int, order: str) -
 def _(info: Any, dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
     tensors = folded(info.batch_size, dims[:2], arguments[:2])
     result = torch.ops.fractal_lib.self_attention_order(*tensors, *arguments[2:])
+    return unfolded(info.batch_size, (result,))[0], 0
+
+
+@torch.library.custom_op(
+    "fractal_lib::self_attention_choice",
+    mutates_args=(),
+    schema=f"({SEARCHED}, {SETTINGS}, int opened) -> Tensor",
+)
+def choice_operator(
+    q: Tensor, k: Tensor, padding: Tensor | None, order: Tensor | None, *settings: Any
+) -> Tensor:
+    """`fractal_lib.self_attention.autograd.chosen`, not looked into by compilers."""
+    return chosen(q, k, padding, order, Settings(*settings[:-1]), settings[-1])
+
+
+@choice_operator.register_fake
+def _(q: Tensor, k: Tensor, padding: Tensor | None, order: Tensor | None, *rest: Any) -> Tensor:
+    return q.new_empty((*q.shape[:3], rest[-1]), dtype=torch.int32)
+
+
+@choice_operator.register_vmap
+def _(info: Any, dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
+    tensors = folded(info.batch_size, dims[:4], arguments[:4])
+    result = torch.ops.fractal_lib.self_attention_choice(*tensors, *arguments[4:])
     return unfolded(info.batch_size, (result,))[0], 0
 
 

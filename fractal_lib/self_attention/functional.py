@@ -7,10 +7,16 @@ from typing import Any
 from torch import Tensor
 
 from fractal_lib.checks import as_int, as_mask
-from fractal_lib.self_attention.autograd import Settings, order_of, self_attention
+from fractal_lib.self_attention.autograd import (
+    Settings,
+    bound_of,
+    choice_of,
+    order_of,
+    self_attention,
+)
 from fractal_lib.self_attention.ordering import ORDERS
 
-__all__ = ["check_geometry", "check_order", "clean", "fractal_self_attention"]
+__all__ = ["check_geometry", "check_opened", "check_order", "clean", "fractal_self_attention"]
 
 
 def fractal_self_attention(
@@ -26,8 +32,10 @@ def fractal_self_attention(
     near: int = 64,
     cells: int = 8,
     order: str = "time",
+    opened: int = 0,
+    return_bound: bool = False,
     key_padding_mask: Any = None,
-) -> Tensor:
+) -> Any:
     """Softmax attention that reads keys nearby exactly and keys far away by cells, in O(N log N).
 
     Arguments stand as in `torch.nn.functional.scaled_dot_product_attention`; what cannot be had is
@@ -90,6 +98,9 @@ def fractal_self_attention(
     """
     _refuse(attn_mask, dropout_p)
     (near, cells), order = check_geometry(near, cells), check_order(order)
+    opened = check_opened(opened, cells)
+    if return_bound and not cells:
+        raise ValueError(f"return_bound needs cells, since a window has no bound; got {cells=}")
     _check_tensors(query, key, value, enable_gqa)
     padding = None
     if key_padding_mask is not None:
@@ -110,7 +121,10 @@ def fractal_self_attention(
     if scale is not None:
         scale = float(scale)
     settings = Settings(near, cells, is_causal, scale)
-    return self_attention(query, key, value, padding, tree, None, settings)
+    chosen = choice_of(query, key, padding, tree, settings, opened)
+    arguments = (query, key, value, padding, tree, chosen, settings)
+    out = self_attention(*arguments)
+    return (out, bound_of(*arguments, out)) if return_bound else out
 
 
 def clean(x: Tensor, places: Tensor) -> Tensor:
@@ -134,6 +148,16 @@ def check_order(order: str) -> str:
     if order not in names:
         raise ValueError(f"order must be one of {', '.join(names)}, got {order!r}")
     return order
+
+
+def check_opened(opened: int, cells: int) -> int:
+    """The number of keys to open, if there may be cells that hold them."""
+    opened = as_int(opened, "opened")
+    if opened < 0 or (opened and not cells):
+        raise ValueError(
+            f"opened must be at least 0, and 0 without cells to open; got {opened=}, {cells=}"
+        )
+    return opened
 
 
 def _refuse(attn_mask: Any, dropout_p: float) -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import embedding, pad
 
 from fractal_lib.self_attention.layout import FILL, Layout
 
-__all__ = ["Chosen", "Opened", "columns_of"]
+__all__ = ["Chosen", "Opened", "columns_of", "table_rows"]
 
 
 class Chosen(NamedTuple):
@@ -33,7 +33,7 @@ class Opened(NamedTuple):
     """The keys that a chunk of C queries reads one by one, O each.
 
     Attributes:
-        row: (G, C, O) int64, rows of the flattened table of keys, an empty one for no key.
+        row: (G, C, O) int64, rows of the table of keys, an empty one for no key.
         column: (G, C, O) int64, the column that the key is taken out of.
         share: (G, C, O), 1 / (keys left in that column), 0 where none is or no key is opened.
         bias: (G, C, K + O), added to the logits: log(c - m) - log(c), `FILL` for what is not to be
@@ -79,16 +79,12 @@ class Opened(NamedTuple):
         total = change.new_zeros(groups, chunk, columns + number)
         total.scatter_add_(-1, column, change)
         total[..., columns:].masked_fill_(~there, FILL)
-        # keys stand behind one empty block (`in_blocks`)
-        size = (layout.count(0) + 2) * layout.near
-        offset = size * torch.arange(groups, device=key.device)[:, None, None]
-        row = torch.where(there, key + layout.near, 0) + offset
+        row = torch.where(there, key + layout.near, 0)  # tables begin with an empty block
         return cls(row, column, share, total)
 
     def dot(self, rows: Tensor, table: Tensor) -> Tensor:
         """rows (G, C, D) times the keys that each opens: (G, C, O)."""
-        read = self._read(table, rows.dtype)
-        return torch.matmul(read, rows.unsqueeze(-1)).squeeze(-1)
+        return torch.matmul(table_rows(table, self.row).to(rows), rows.unsqueeze(-1)).squeeze(-1)
 
     def rest(self, found: Tensor, own: Tensor) -> Tensor:
         """What is linear in the rows, (G, C, K), for what is left of them; ``own`` (G, C, O) is
@@ -108,17 +104,24 @@ class Opened(NamedTuple):
 
     def mix(self, weight: Tensor, table: Tensor) -> Tensor:
         """weight (G, C, O) times the rows that are opened: (G, C, D)."""
-        read = self._read(table, weight.dtype)
-        found = torch.bmm(weight.flatten(0, 1).unsqueeze(1), read.flatten(0, 1))
-        return found.view(*weight.shape[:2], -1)
+        return torch.matmul(weight.unsqueeze(2), table_rows(table, self.row).to(weight)).squeeze(2)
 
     def spread(self, weight: Tensor, rows: Tensor, grad: Tensor) -> None:
         """Add weight^T (O, C) times rows (G, C, D) to the table's rows that are opened."""
         part = weight.unsqueeze(-1) * rows.unsqueeze(2)
-        grad.view(-1, grad.shape[-1]).index_add_(0, self.row.flatten(), part.flatten(0, 2))
+        place = _flat(self.row, grad).flatten()
+        grad.view(-1, grad.shape[-1]).index_add_(0, place, part.flatten(0, 2))
 
-    def _read(self, table: Tensor, dtype: torch.dtype) -> Tensor:
-        return embedding(self.row, table.flatten(0, 2)).to(dtype)  # (G, C, O, D)
+
+def table_rows(table: Tensor, row: Tensor) -> Tensor:
+    """Rows (G, C, O) of a table (G, blocks, size, D): (G, C, O, D)."""
+    return embedding(_flat(row, table), table.flatten(0, 2))
+
+
+def _flat(row: Tensor, table: Tensor) -> Tensor:
+    """Rows (G, ...) of a table (G, blocks, size, D) as rows of all groups."""
+    groups, blocks, size, _ = table.shape
+    return row + blocks * size * torch.arange(groups, device=row.device)[:, None, None]
 
 
 def columns_of(
