@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["FILL", "Layout", "in_blocks", "out_of_blocks"]
+__all__ = ["CHUNK", "FILL", "Layout", "in_blocks", "out_of_blocks"]
 
 FILL = -1e30  # a logit that never counts; finite, so that a query without any key stays finite
 # logits at once: what a core's cache holds, what keeps a GPU busy
