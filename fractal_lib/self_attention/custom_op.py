@@ -129,7 +129,7 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grads = torch.ops.fractal_lib.self_attention_backward(*ctx.saved_tensors, grad, *ctx.settings)
-    return *grads, *[None] * (2 + len(ctx.settings))
+    return *grads, *[None] * (3 + len(ctx.settings))
 
 
 operator.register_autograd(_backward, setup_context=_setup_context)
