@@ -112,8 +112,8 @@ def _terms(share: Tensor, delta: Tensor, reach: Tensor, spread: Tensor, away: Te
     """What each cell may add to the error, from the logarithm of its weight; infinite rather than
     not a number.
     """
-    mass = (share + delta).exp()
-    more = torch.where(delta < 1, share.exp() * delta.clamp(max=1).expm1(), mass)
+    mass, weight = (share + delta).exp(), share.exp()
+    more = torch.where(delta < 1, weight * delta.clamp(max=1).expm1(), mass - weight)
     within = 2 * spread * (reach / 2).tanh()
     return _product(mass, within) + _product(more, away)
 

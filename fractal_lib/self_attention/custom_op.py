@@ -15,9 +15,8 @@ from fractal_lib.self_attention.autograd import (
     Forward,
     Settings,
     chosen,
-    folded,
-    unfolded,
 )
+from fractal_lib.self_attention.calls import folded, unfolded
 from fractal_lib.self_attention.ordering import content_order, packed_size
 
 __all__ = ["choice_operator", "operator", "order_operator"]
