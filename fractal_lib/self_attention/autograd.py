@@ -107,12 +107,12 @@ def bound_of(
         q, k, v, out = (x.detach() for x in (q, k, v, out))
         made = _prepare(q, k, v, padding, order, settings)
         holders = cells.holders(k.shape[2], made.layout, made.orders)
-        spreads = (
+        of_keys, of_values = (
             radii(x.flatten(0, 1).to(made.bias.dtype), made.counts, holders, made.layout)
             for x in (k, v)
         )
         where = (made.bias, made.layout, out.flatten(0, 1), made.opened(chosen))
-        bound = error_bound(made.q, made.keys, made.values, *spreads, *where)
+        bound = error_bound(made.q, made.keys, made.values, of_keys, of_values, *where)
         bound = bound.unflatten(0, q.shape[:2])
         if padding is not None:
             bound = bound.masked_fill(_without_keys(made, q.shape).squeeze(-1), 0)

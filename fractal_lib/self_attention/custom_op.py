@@ -56,7 +56,7 @@ def choice_operator(
     q: Tensor, k: Tensor, padding: Tensor | None, order: Tensor | None, *settings: Any
 ) -> Tensor:
     """`fractal_lib.self_attention.autograd.chosen`, not looked into by compilers."""
-    return chosen(q, k, padding, order, Settings(*settings[:-1]), settings[-1])
+    return chosen(q, k, padding, order, Settings(*settings[:-1]), settings[-1]).contiguous()
 
 
 @choice_operator.register_fake
