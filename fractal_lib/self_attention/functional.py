@@ -98,7 +98,7 @@ def fractal_self_attention(
     many backward, where the weights are computed again; memory is linear in N. An ``order`` by
     content adds some 2 N near (D + 10) to the forward pass, whatever L is. To find O keys to open
     takes some 4 N O (2 cells L / near + 1) D + 128 N D, to read them 2 N O (D + Dv), but all of
-    that row by row: on a CPU some 50 times as long as without, for O = 32. A bound costs as much as
+    that row by row: on a CPU some 20 times as long as without, for O = 32. A bound costs as much as
     the result, twice. Differentiable in
     reverse and forward mode, any number of times, under every `torch.func` transform; in a graph of
     `torch.compile` or `torch.export`, which serves any N, once and in reverse mode. Source:

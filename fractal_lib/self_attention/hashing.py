@@ -11,14 +11,15 @@ from fractal_lib.self_attention.layout import Layout
 __all__ = ["collisions"]
 
 ROUNDS, WINDOW = 4, 16  # tables, and the keys of a bucket that are looked at in each
-BUCKET = 8  # keys in a bucket, if all directions are alike
+# keys in a bucket in the mean: directions are not all alike, and a full bucket hides what is old
+BUCKET, MOST_DIGITS = 2, 4
 
 
 def collisions(q: Tensor, k: Tensor, valid: Tensor, layout: Layout) -> Tensor:
     """For each query the far keys of its bucket that are nearest in time, for several hashes.
 
-    A hash is two digits: which of the axes, to either side, is nearest after a random rotation,
-    for two rotations, which are constants. Keys count from the mean of the keys so far, since a
+    A hash is a few digits, each of which says which axis, to either side, is nearest after a random
+    rotation; the rotations are constants. Keys count from the mean of the keys so far, since a
     part that all have in common changes no weight; so neither a key's bucket nor what a causal
     query finds there depends on the future.
 
@@ -30,9 +31,9 @@ def collisions(q: Tensor, k: Tensor, valid: Tensor, layout: Layout) -> Tensor:
     Returns:
         (G, N, `ROUNDS` `WINDOW`) int32, -1 for none; a key may be there several times.
 
-    Complexity: O(N (D min(D, sqrt(N)) + log N)) a round. Source: Andoni et al., Practical and
-    optimal LSH for angular distance (2015), for the hash; Kitaev et al., Reformer (2020), for
-    sorting by it; chapter ``attention/self_attention``.
+    Complexity: O(N (D min(D, sqrt(N)) + log N)) a round, for two digits. Source: Andoni et al.,
+    Practical and optimal LSH for angular distance (2015), for the hash; Kitaev et al., Reformer
+    (2020), for sorting by it; chapter ``attention/self_attention``.
     """
     groups, n, _ = k.shape
     position = torch.arange(n, device=k.device)
@@ -63,10 +64,13 @@ def collisions(q: Tensor, k: Tensor, valid: Tensor, layout: Layout) -> Tensor:
 def _bucket(x: Tensor, number: int) -> Tensor:
     """(G, N, D) -> (G, N) int64: which bucket a hash puts each row into."""
     n, width = x.shape[1:]
-    axes = min(width, max(1, round((n / BUCKET) ** 0.5 / 2)))
+    wanted, digits = max(1, n / BUCKET), 2
+    while digits < MOST_DIGITS and (2 * width) ** digits < wanted:
+        digits += 1
+    axes = min(width, max(1, round(wanted ** (1 / digits) / 2)))
     bucket = torch.zeros((), dtype=torch.int64, device=x.device)
-    for digit in range(2):
-        rotation = torch.from_numpy(_rotation(width, 2 * number + digit))[:, :axes].to(x)
+    for digit in range(digits):
+        rotation = torch.from_numpy(_rotation(width, MOST_DIGITS * number + digit))[:, :axes].to(x)
         along = x @ rotation  # (G, N, axes)
         bucket = 2 * axes * bucket + torch.cat([along, -along], -1).argmax(-1)
     return bucket
