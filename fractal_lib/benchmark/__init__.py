@@ -25,7 +25,11 @@ from fractal_lib.benchmark import (  # noqa: F401  (each enters its case)
     mocap_rivals,
     mocap_task,
     forecast_rivals,
-    text_task,
+    trained_keys,
+    key_kinds,
+    needle,
+    mqar,
+    burgers,
 )
 
 __all__ = [

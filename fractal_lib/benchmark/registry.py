@@ -5,6 +5,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fractal_lib.benchmark.machine import check_device, threads_of
@@ -67,7 +68,8 @@ class Case:
                 if one not in known:
                     raise ValueError(f"{name} must be one of {', '.join(known)}, got {one!r}")
         check_device(given.get("device", "cpu"))
-        recorded = {k: v for k, v in given.items() if k != "progress"}
+        # where a file lies says nothing of the figures
+        recorded = {k: v for k, v in given.items() if k != "progress" and not isinstance(v, Path)}
         with threads_of(given.get("threads", 1)):
             found = self.function(**given)
             for payload in found if inspect.isgenerator(found) else iter([found]):

@@ -17,6 +17,7 @@ import fractal_lib.benchmark
 from fractal_lib.attention import PATTERNS
 from fractal_lib.benchmark import (
     CASES,
+    burgers,
     case,
     co2_rivals,
     forecast_rivals,
@@ -27,9 +28,11 @@ from fractal_lib.benchmark import (
     masks,
     mocap_rivals,
     mocap_task,
-    text_task,
+    mqar,
+    trained_keys,
 )
 from fractal_lib.benchmark.__main__ import main, options_of, script
+from fractal_lib.benchmark.attentions import FAR, WAYS
 from fractal_lib.benchmark.record import identity, load, names, record, rows
 from fractal_lib.benchmark.tasks import ou_task
 from fractal_lib.data.mocap import Mocap
@@ -54,7 +57,13 @@ TINY = {
     "mocap-rivals": "--path mocap35.mat",
     "mocap": "--path mocap35.mat --seeds 0 1 --samples 3",
     "forecast-rivals": "--origins 3 --tasks co2",
-    "text-task": "--length 40 --batch 1 --steps 2 --seeds 1",
+    "trained-keys": "--length 40 --near 4 --cells 2 --centroids 3 --texts 1 --steps 1 1 1",
+    "key-kinds": "--n 60 --width 8 --near 4 --cells 2 --centroids 3 --seeds 0",
+    "burgers": "--n 16 --train 5 --test 2 --width 8 --layers 1 --near 4 --cells 2 --steps 1 "
+    "--batch 2 --seeds 0",
+    "needle": "--sizes 60 --width 8 --near 4 --cells 2 --seeds 0",
+    "mqar": "--lengths 16 --pairs 2 --vocabulary 16 --width 8 --near 4 --cells 2 --steps 1 "
+    "--tokens 32 --seeds 0",
 }
 LATENT = "latent-sde --task ou --steps 9 --quiet"
 REQUIRED = {"latent-sde": ["--task", "ou"]}
@@ -74,7 +83,11 @@ NUMBERS = {  # of rows, or of runs
     "mocap-rivals": len(mocap_rivals.RIVALS),
     "mocap": 2 * len(mocap_task.MODELS),
     "forecast-rivals": len(forecast_rivals.RIVALS),
-    "text-task": len(text_task.ATTENTIONS),
+    "trained-keys": 8 * len(WAYS),
+    "key-kinds": 3 * len(WAYS),
+    "needle": len(FAR) + 1,
+    "burgers": len(burgers.ATTENTIONS),
+    "mqar": len(mqar.ATTENTIONS),
 }
 
 
@@ -85,7 +98,7 @@ def short(monkeypatch):
     """
     dragon = {"dragon": masks.masks(300)["dragon"]}
     monkeypatch.setattr(masks, "masks", lambda n, device: dragon)
-    monkeypatch.setattr(text_task, "docstrings", lambda: bytes(range(256)) * 8)
+    monkeypatch.setattr(trained_keys, "docstrings", lambda: bytes(range(256)) * 8)
     monkeypatch.setattr(forecast_sde, "STEPS", 5)
     monkeypatch.setattr(ladder_ablation, "lorenz_task", lambda n, noise: ou_task())
     walks = np.random.default_rng(0).standard_normal((9, 20, 5)).cumsum(1)
@@ -307,16 +320,16 @@ def test_a_run_can_be_added_to_a_record(short, tmp_path, capsys):
 
 
 def test_what_is_done_is_recorded_on_the_way(short, tmp_path, monkeypatch, capsys):
-    file, train = tmp_path / "run.json", text_task._train
+    file, train = tmp_path / "run.json", mqar._train
 
     def fail_at_the_second(*arguments):
         if file.exists():
             raise KeyboardInterrupt
         return train(*arguments)
 
-    monkeypatch.setattr(text_task, "_train", fail_at_the_second)
+    monkeypatch.setattr(mqar, "_train", fail_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        main(["run", "text-task", *TINY["text-task"].split(), "--quiet", "--json", str(file)])
+        main(["run", "mqar", *TINY["mqar"].split(), "--quiet", "--json", str(file)])
     assert len(json.loads(file.read_text())["runs"]) == 1
 
 
@@ -343,8 +356,10 @@ def test_a_name_is_taken_once():
 
 
 def test_a_case_is_refused_what_it_does_not_know():
-    with pytest.raises(ValueError, match="only must be one of full, window, near and far, got 'x'"):
-        CASES["text-task"].run(only=["x"])
+    with pytest.raises(
+        ValueError, match="only must be one of smooth, random walk, random, got 'x'"
+    ):
+        CASES["key-kinds"].run(only=["x"])
 
 
 def test_threads_are_given_back():

@@ -1,0 +1,67 @@
+"""The causal window of two blocks as others compute it: FlexAttention and the package
+local-attention.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from fractal_lib.benchmark.transformer import Attend
+from fractal_lib.checks import optional
+
+__all__ = ["WINDOWS_OF_OTHERS", "flex_window", "local_window"]
+
+
+def flex_window(near: int, compiled: bool = True) -> Attend:
+    """Attention to the keys of a query's block of ``near`` and of the one before it, up to itself,
+    by FlexAttention, whose blocks have 128 rows; on a CPU it has no backward pass.
+
+    >>> q, k, v = torch.randn(3, 1, 2, 40, 16)
+    >>> flex_window(8, compiled=False)(q, k, v).shape
+    torch.Size([1, 2, 40, 16])
+    """
+    flex = torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return flex(q, k, v, block_mask=_blocks(q.shape[2], near, str(q.device)))  # type: ignore[return-value]
+
+    return attend
+
+
+@lru_cache
+def _blocks(n: int, near: int, device: str, size: int = 128) -> BlockMask:
+    """The mask by its blocks, without a matrix of n x n."""
+    reach = -(-2 * near // size)  # blocks before its own that may be read
+    row = torch.arange(-(-n // size), device=device)
+    first = (row - reach).clamp(min=0)
+    index = (first[:, None] + torch.arange(len(row), device=device)).clamp(max=len(row) - 1)
+    number, index = (row - first + 1)[None, None], index[None, None]
+
+    def rule(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return (q >= kv) & (q // near - kv // near <= 1)
+
+    return BlockMask.from_kv_blocks(
+        number.int(), index.int(), BLOCK_SIZE=size, mask_mod=rule, seq_lengths=(n, n)
+    )
+
+
+def local_window(near: int) -> Attend:
+    """The same by the package local-attention.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    package = optional("local_attention", "local_window()")
+    return package.LocalAttention(
+        window_size=near, causal=True, look_backward=1, look_forward=0, autopad=True, dropout=0.0
+    )
+
+
+WINDOWS_OF_OTHERS: dict[str, Callable[[int], Attend]] = {
+    "FlexAttention, causal": flex_window,
+    "local-attention, causal": local_window,
+}
+"""By name: what makes one for a ``near``."""
