@@ -57,7 +57,7 @@ class Environment:
 
     def _link(self, package):
         for file in package.files or []:
-            if ".." in file.parts or file.suffix == ".pyc":
+            if ".." in file.parts:
                 continue
             source, target = Path(package.locate_file(file)), self.site / file
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class Environment:
         """What ``python *arguments`` prints here."""
         command = [self.python, *map(str, arguments)]
         done = subprocess.run(
-            command, cwd=folder, env=self.env, capture_output=True, text=True, timeout=300
+            command, cwd=folder, env=self.env, capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
