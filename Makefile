@@ -32,7 +32,7 @@ files = $(shell find $(1) -type f -not -path '*/.*' -not -path '*/__pycache__/*'
 LIBRARY := $(call files,fractal_lib)
 SOURCES := $(call files,book _ext _static) _config.yml _toc.yml
 
-.PHONY: help book test lab bench notebooks oldest clean lint unit pages colab browser fresh chromium
+.PHONY: help book test lab bench notebooks oldest clean lint unit pages outputs colab browser fresh chromium
 
 help:           ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -40,7 +40,7 @@ help:           ## say what there is
 book: _build/.built ## build the book into _build/html
 	@echo "The book is built. Open file://$(CURDIR)/$(INDEX)"
 
-test: chromium lint unit pages fresh ## everything: style, units, doctests, notebooks, a fresh book, browser, Colab
+test: chromium lint unit fresh ## everything: style, units, doctests, a fresh book, its outputs, browser, Colab
 	$(BIN)/pytest -n 2 tests/test_book.py tests/test_colab.py
 
 lab: $(READY)   ## open the book's notebooks in JupyterLab
@@ -73,6 +73,7 @@ unit: $(READY)
 	    --ignore=tests/test_book.py --ignore=tests/test_colab.py
 	$(BIN)/pytest --doctest-modules --doctest-glob=README.md fractal_lib README.md
 
+# every notebook run anew by nbval alone, which `make test` does not: it checks what the book ran.
 # loadscope keeps the cells of a notebook in one worker. Two kernels that start at once may choose one
 # port, and every cell of one of them fails: they are tried once more. A cell that is wrong fails again.
 NBVAL = OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=180 \
@@ -82,7 +83,11 @@ pages: $(READY)
 
 fresh: $(READY)
 	rm -rf _build
-	$(MAKE) book
+	$(MAKE) outputs
+
+# nbval's checks of what the book's notebooks put out when the book was built
+outputs: book
+	PYTHONPATH=tools $(BIN)/pytest -p executed book
 
 chromium:
 	@[ -x "$(CHROMIUM)" ] || { echo "The browser test needs Chromium: apt-get install chromium, or say where it is: make test CHROMIUM=/path/to/chrome"; exit 1; }
@@ -98,6 +103,7 @@ colab: $(READY)
 # Pages are always made anew: an incremental second build would not report what failed in the first.
 # Notebooks that did not change are taken from the cache, unless the library did.
 _build/.built: $(READY) _build/.library $(SOURCES)
+	$(BIN)/python tools/executed.py
 	rm -rf _build/html _build/.doctrees
 	$(BIN)/jupyter-book build . -n -W --keep-going
 	@touch $@

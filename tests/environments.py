@@ -71,7 +71,7 @@ class Environment:
         """What ``python *arguments`` prints here."""
         command = [self.python, *map(str, arguments)]
         done = subprocess.run(
-            command, cwd=folder, env=self.env, capture_output=True, text=True, timeout=300
+            command, cwd=folder, env=self.env, capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()

@@ -10,6 +10,7 @@ import http.server
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -124,6 +125,7 @@ def opened(browser, url, width=1280, scheme="light", javascript=True):
     )
     context.on("weberror", lambda e: trouble.append(f"script: {e.error}"))
     with contextlib.closing(context):
+        context.set_default_timeout(120_000)  # a busy machine is no fault of the page
         page = context.new_page()
         page.goto(url, wait_until="networkidle")
         yield page, trouble
@@ -131,7 +133,18 @@ def opened(browser, url, width=1280, scheme="light", javascript=True):
 
 def faults(page, trouble):
     """Everything that is wrong with an opened page, one sentence each."""
-    return page.evaluate(FAULTS) + trouble
+    found = page.evaluate(FAULTS)
+    page.wait_for_load_state("networkidle")  # typesetting may have asked for more
+    return found + trouble
+
+
+def noticed(look, expected, seconds=10):
+    """Whether what is expected stands in what `look` finds, now or within some seconds."""
+    until = time.monotonic() + seconds
+    while not any(expected in fault for fault in look()):
+        if time.monotonic() > until:
+            return False
+    return True
 
 
 def test_the_pages_are_those_of_the_table_of_contents(site):
@@ -266,8 +279,7 @@ def test_each_fault_is_noticed(browser, site, spoil, expected):
     with opened(browser, f"{site}/{WITH_SLIDER}") as (page, trouble):
         page.evaluate("() => MathJax.startup.promise")
         page.evaluate(f"() => {{ {spoil} }}")
-        page.wait_for_timeout(100)
-        assert any(expected in fault for fault in faults(page, trouble))
+        assert noticed(lambda: faults(page, trouble), expected)
 
 
 def test_a_barrier_is_noticed(browser, site):

@@ -68,7 +68,7 @@ class Colab(Environment):
         specs = KernelSpecManager(kernel_dirs=[str(self.kernels)], ensure_native_kernel=False)
         manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
         client = NotebookClient(
-            nb, km=manager, timeout=300, resources={"metadata": {"path": str(folder)}}
+            nb, km=manager, timeout=900, resources={"metadata": {"path": str(folder)}}
         )
         client.execute(env=self.env)
 

@@ -34,6 +34,11 @@ METADATA = {
 }
 
 
+def pages() -> list[Path]:
+    """Every notebook of the book."""
+    return [p for p in sorted(BOOK.rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
+
+
 def is_checked(cell) -> bool:
     """Whether the tests compare this cell's output."""
     return cell.cell_type == "code" and CHECKED in cell.metadata.get("tags", [])
@@ -110,9 +115,7 @@ def _main() -> int:
     parser.add_argument("files", nargs="*", type=Path, help="default: every notebook of the book")
     args = parser.parse_args()
     failed = 0
-    for path in args.files or sorted(BOOK.rglob("*.ipynb")):
-        if ".ipynb_checkpoints" in path.parts:
-            continue
+    for path in args.files or pages():
         if args.command != "check":
             print(path, "stored" if store(path, args.command == "store") else "unchanged")
         else:

@@ -102,11 +102,11 @@ def glucose_task(seed: int = 0) -> Task:
         return result | {"noise": noise_of(model)[0] * scale, **bound}
 
     plan = TrainingPlan(
-        steps=2000,
+        steps=1000,
         num_times=256,
         lr=3e-3,
         schedule="cosine",
-        hiding=Hiding(longest=150, stretches=0.2, views=8),
+        hiding=Hiding(longest=150, stretches=0.2, views=8, weight=5.0),
     )
     n = round(duration * 12) + 1  # a row every five minutes
     ladder = {"levels": 10, "init_logstd": -2.0}

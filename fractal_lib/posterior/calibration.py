@@ -11,22 +11,23 @@ from torch import Tensor
 from fractal_lib.checks import as_int
 from fractal_lib.posterior.elbo import LatentSDE
 from fractal_lib.posterior.observations import Observations, as_observations
-from fractal_lib.posterior.prediction import scaled
+from fractal_lib.posterior.prediction import OCTAVES, scaled
 from fractal_lib.posterior.views import Hiding
 
 __all__ = ["calibrate"]
 
-PULL = 1e-3  # towards no change
+PULL = 1e-3  # towards no change, and of neighbouring octaves towards each other
 
 
 def calibrate(
     model: LatentSDE, data: Observations, hiding: Hiding, *, rows: int = 20_000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Fit three numbers to the log score of hidden rows: how `predict` scales its spread.
+) -> tuple[float, ...]:
+    """Fit a factor for each length of hole to the log score of hidden rows: how `predict` scales
+    its spread.
 
-    The variance of a prediction becomes exp(a + b log(1 + h)) times the path's, plus exp(c) times
-    the noise's, with h the variance of a Brownian bridge between the observations around t, in
-    rows. Mean and bound stay as they are.
+    The variance of a prediction becomes exp(a(h)) times the path's, plus exp(c) times the noise's,
+    with h the variance of a Brownian bridge between the observations around t, in rows, and a(h)
+    linear between octaves of 1 + h. Mean and bound stay as they are.
 
     Args:
         model: trained; its posterior a `LadderPosterior` that reads splines.
@@ -36,7 +37,7 @@ def calibrate(
         seed: of the views.
 
     Returns:
-        a, b and c, which the model keeps as ``calibration``.
+        a at each octave 1 + h = 1, 2, 4 ... 128, and c; the model keeps them as ``calibration``.
 
     Raises:
         TypeError: for a model, data or hiding of another type. ValueError: for a posterior that
@@ -92,13 +93,14 @@ def _scored(
 def _by_log_score(gap: Tensor, path: Tensor, noise: Tensor, error: Tensor) -> list[float]:
     """Minimum of the mean log score, by Newton's method in its quasi form."""
     gap, path, noise, error = (part.double() for part in (gap, path, noise, error))
-    numbers = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    numbers = torch.zeros(OCTAVES + 2, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([numbers], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
         variance = torch.stack(scaled(numbers, gap, path, noise)).sum(0)
-        score = (error / variance + variance.log()).mean() / 2 + PULL * (numbers**2).sum()
+        score = (error / variance + variance.log()).mean() / 2
+        score = score + PULL * ((numbers**2).mean() + (numbers[:-1].diff() ** 2).sum())
         score.backward()
         return score
 

@@ -1,5 +1,6 @@
 """What a trained model says: paths of prior and posterior, predictions, filter and forecast."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,9 @@ from fractal_lib.posterior.base import Posterior, as_times
 from fractal_lib.posterior.marginals import Marginals
 from fractal_lib.posterior.observations import Observations, as_observations
 
-__all__ = ["Forecast", "Predictor", "scaled"]
+__all__ = ["OCTAVES", "Forecast", "Predictor", "scaled"]
+
+OCTAVES = 7  # of 1 + h, that `calibrate` tells apart: to holes of 500 rows
 
 
 class Forecast(NamedTuple):
@@ -50,16 +53,17 @@ class Predictor(nn.Module):
             got = ", ".join(f"{name} {size}" for name, size in sizes.items())
             raise ValueError(f"expected parts of one latent_size, got {got}")
         self.calibration: Tensor
-        self.register_buffer("calibration", torch.zeros(3, dtype=torch.float64))
+        self.register_buffer("calibration", torch.zeros(OCTAVES + 2, dtype=torch.float64))
 
-    def set_calibration(self, numbers: Any) -> tuple[float, float, float]:
-        """What `calibrate` found, for `predict`: three numbers, which are returned."""
-        found = as_float(numbers, "calibration")
-        if found.shape != (3,) or not bool(found.isfinite().all()):
-            raise ValueError(f"expected calibration as three finite numbers, got {found.tolist()}")
+    def set_calibration(self, numbers: Any) -> tuple[float, ...]:
+        """What `calibrate` found, for `predict`; the numbers are returned."""
+        found, expected = as_float(numbers, "calibration"), OCTAVES + 2
+        if found.shape != (expected,) or not bool(found.isfinite().all()):
+            raise ValueError(
+                f"expected calibration as {expected} finite numbers, got {found.tolist()}"
+            )
         self.calibration.copy_(found)
-        a, b, c = found.tolist()
-        return a, b, c
+        return tuple(found.tolist())
 
     def posterior_drift(
         self, q: Marginals, eps: Tensor, t: Tensor, duration: float
@@ -248,6 +252,11 @@ def _normal(shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def scaled(calibration: Tensor, gap: Tensor, path: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances of path and noise after `calibrate`; ``gap`` is log(1 + h)."""
-    a, b, c = calibration
-    return (a + b * gap).exp() * path, c.exp() * noise
+    """Variances of path and noise after `calibrate`; ``gap`` is log(1 + h).
+
+    The logarithm of the path's factor is linear between octaves of 1 + h, and constant beyond the
+    last.
+    """
+    octave = (gap / math.log(2)).clamp(0, OCTAVES).unsqueeze(-1)
+    hat = (1 - (octave - torch.arange(OCTAVES + 1, device=gap.device)).abs()).clamp(min=0)
+    return (hat.to(calibration) @ calibration[:-1]).exp() * path, calibration[-1].exp() * noise

@@ -5,14 +5,16 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SplineLadder", "hermite", "solve_block_tridiagonal", "typical_gap"]
+__all__ = ["SplineLadder", "hermite", "penalty", "solve_block_tridiagonal", "typical_gap"]
 
 SHORTEST = 0.5  # smoothing length of level 0, in gaps between observations
+TAUT = 8.0  # smoothing lengths over which a curve without observations becomes straight
 BASE = 1  # the level whose value is read as it is; of the others the difference from it
-RIDGE = 1e-6  # what decides a slope that one observation leaves open: nearly 0
 
 # int f''^2 of a cubic on [0, 1] with values and slopes (v0, v0', v1, v1') at its ends
 BEND = [[12.0, 6, -12, 6], [6, 4, -6, 2], [-12, -6, 12, -6], [6, 2, -6, 4]]
+# 30 int f'^2 of the same
+STRETCH = [[36.0, 3, -36, 3], [3, 4, -3, -1], [-36, -3, 36, -3], [3, -1, -3, 4]]
 # the same four numbers of its left and its right half, slopes in the half's own width
 _MIDDLE = [[0.5, 0.125, 0.5, -0.125], [-0.75, -0.125, 0.75, -0.125]]
 HALVES = [
@@ -35,6 +37,21 @@ def hermite(u: Tensor, n: int = 0) -> Tensor:
     else:
         weights = [12 * u - 6, 6 * u - 4, 6 - 12 * u, 6 * u - 2]
     return torch.stack(weights, -1)
+
+
+def penalty(length: Tensor) -> Tensor:
+    """int f''^2 + f'^2 / (8 length)^2 over one cell, of the smoothing lengths (S,) in cells, as a
+    matrix (S, 4, 4) for the values and slopes at the cell's ends.
+
+    Without the second term a cubic crosses a long hole as far off as the slopes at its ends lead.
+
+    >>> penalty(torch.tensor([1e6]))[0, 0]
+    tensor([12.,  6., -12.,  6.])
+    """
+    bend, stretch = (
+        torch.tensor(matrix, dtype=length.dtype, device=length.device) for matrix in (BEND, STRETCH)
+    )
+    return bend + stretch / (30 * (TAUT * length[:, None, None]) ** 2)
 
 
 def solve_block_tridiagonal(diagonal: Tensor, upper: Tensor, right: Tensor) -> Tensor:
@@ -86,11 +103,12 @@ class SplineLadder:
     """Smoothing splines on every scale: level k is a cubic spline on cells of width 2^k, which
     minimises
 
-        sum_i (x_i - f(t_i))^2 + b_k int f''^2,    observations at their exact times.
+        sum_i (x_i - f(t_i))^2 + b_k int f''^2 + f'^2 / (8 l_k)^2,    observations at exact times.
 
-    With gaps of width h between observations, b_k = (2^k c)^4 / h smooths over 2^k c, half a gap on
-    level 0. What a cell must know of its observations, 4 x 4 and 4 x X sums, pools by two exactly,
-    as cubics are nested: so all levels together cost twice the first.
+    With gaps of width h between observations, b_k = l_k^4 / h smooths over l_k = 2^k c, half a gap
+    on level 0; the tension makes a curve straight in holes longer than eight times that. What a
+    cell must know of its observations, 4 x 4 and 4 x X sums, pools by two exactly, as cubics are
+    nested: so all levels together cost twice the first.
 
     Args:
         values: (S, N, X).
@@ -103,7 +121,8 @@ class SplineLadder:
         out_features: 2 L X.
 
     Complexity: O(S (N + n) X) once, in float64 and log2(n) steps a level; then 2 nodes a level and
-    time. Source: Green and Silverman (1994) for the spline; chapter ``posterior/irregular``.
+    time. Source: Green and Silverman (1994) for the spline, Schweikert (1966) for
+    tension; chapter ``posterior/irregular``.
     """
 
     def __init__(self, values: Tensor, observed: Tensor | None, place: Tensor, n: int, levels: int):
@@ -112,12 +131,15 @@ class SplineLadder:
         gap = typical_gap(place, there)  # (S,)
         squares, products = _cell_sums(values.double(), there, place, max(n - 1, 1))
         strength = (SHORTEST * gap) ** 4 / gap  # in rows
+        # a length in cells is the same on every level
+        rough = penalty(SHORTEST * gap).unsqueeze(1)  # (S, 1, 4, 4)
         packed = []
         for k in range(levels):
             if k:  # a cell, and so the unit of its lengths, is twice as wide
                 squares, products = _pooled(squares), _pooled(products, sums=False)
                 strength = 2 * strength
-            nodes = _smooth(squares, products, strength)
+            system = squares + strength[:, None, None, None] * rough
+            nodes = _smooth(system, products)
             packed.append(torch.cat([nodes[:, :-1], nodes[:, 1:]], 2))  # (S, cells, 4, X)
         self.sizes = torch.tensor([len(part[0]) for part in packed], device=place.device)
         self.offset = self.sizes.cumsum(0) - self.sizes
@@ -189,12 +211,9 @@ def _pooled(sums_of: Tensor, sums: bool = True) -> Tensor:
     return a @ left + b @ right if sums else a + b
 
 
-def _smooth(squares: Tensor, products: Tensor, strength: Tensor) -> Tensor:
+def _smooth(system: Tensor, products: Tensor) -> Tensor:
     """Values and slopes at the nodes, (S, cells + 1, 2, X)."""
-    bend = torch.tensor(BEND, dtype=squares.dtype, device=squares.device)
-    system = squares + strength[:, None, None, None] * bend
     pad, first, last = nn.functional.pad, (0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 1, 0)
     diagonal = pad(system[..., :2, :2], first) + pad(system[..., 2:, 2:], last)
-    diagonal[..., 1, 1] += RIDGE
     right = pad(products[..., :2, :], first) + pad(products[..., 2:, :], last)
     return solve_block_tridiagonal(diagonal, system[..., :2, 2:], right)

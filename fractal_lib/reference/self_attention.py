@@ -7,6 +7,8 @@ from fractal_lib.curves.hilbert import hilbert_encode
 
 __all__ = ["self_attention", "self_attention_groups", "self_attention_reads"]
 
+TINY = torch.finfo(torch.float64).tiny
+
 
 def self_attention(
     query: Tensor,
@@ -164,7 +166,8 @@ def _tree(groups: Groups, keys: Tensor, parts: int) -> Groups:
     if parts == 1:
         return groups
     into = 2 if parts % 2 == 0 else parts
-    groups = _by(_plane(groups, keys)[0].tolist(), groups)
+    along = _plane(groups, keys)[0]
+    groups = _by(_steps(along, along.max() - along.min(), 2**16).tolist(), groups)
     size = len(groups) // into
     pieces = [groups[i : i + size] for i in range(0, len(groups), size)]
     return sum((_tree(piece, keys, parts // into) for piece in pieces), [])
@@ -173,9 +176,8 @@ def _tree(groups: Groups, keys: Tensor, parts: int) -> Groups:
 def _hilbert(groups: Groups, keys: Tensor, parts: int) -> Groups:
     """Along the Hilbert curve through the square around their first two principal directions."""
     x, y = _plane(groups, keys)
-    side = max(max(x) - min(x), max(y) - min(y), torch.finfo(x.dtype).tiny)
-    x, y = ((255 * (z - min(z)) / side).round().long() for z in (x, y))
-    return _by(hilbert_encode(x, y, 8).tolist(), groups)
+    side = max(x.max() - x.min(), y.max() - y.min())
+    return _by(hilbert_encode(_steps(x, side, 2**8), _steps(y, side, 2**8), 8).tolist(), groups)
 
 
 def _by(places: list, groups: Groups) -> Groups:
@@ -185,19 +187,26 @@ def _by(places: list, groups: Groups) -> Groups:
     return [found[i] for i in order] + [[]] * (len(groups) - len(found))
 
 
+def _steps(along: Tensor, side: Tensor, count: int) -> Tensor:
+    """Places on a line, in equal steps from the least: rounding does not part what is equal."""
+    return ((count - 1) * (along - along.min()) / max(side, TINY)).round().long()
+
+
 def _plane(groups: Groups, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Where the mean keys of the groups that are not empty lie along two principal directions, by
-    two steps of power iteration each from the coordinate of largest variance.
+    three steps of power iteration each, from the mean key along which variance is largest; away
+    from the first of them.
     """
     rows = torch.stack([keys[group].mean(0) for group in groups if group] or [0 * keys[0]])
+    rows = rows - rows[0]  # of equal keys that is 0 to the bit
     rows = rows - rows.mean(0)
     found = []
     for _ in range(2):
-        direction = torch.zeros_like(rows[0])
-        direction[rows.square().sum(0).argmax()] = 1
-        for _ in range(2):
+        variance = [(rows @ row).square().sum() / max(row @ row, TINY) for row in rows]
+        direction = rows[int(torch.stack(variance).argmax())]
+        for _ in range(3):
             direction = rows.T @ (rows @ direction)
-            direction = direction / max(direction.norm(), torch.finfo(rows.dtype).tiny)
-        found.append(rows @ direction)
-        rows = rows - torch.outer(found[-1], direction)
+            direction = direction / max(direction.norm(), TINY)
+        found.append(rows @ (-direction if rows[0] @ direction > 0 else direction))
+        rows = rows - torch.outer(rows @ direction, direction)
     return found[0], found[1]

@@ -33,11 +33,12 @@ def fractal_self_attention(
     Arguments stand as in `torch.nn.functional.scaled_dot_product_attention`; what cannot be had is
     refused. Queries stand in blocks of ``near``. A block reads the keys of its own block and of the
     two beside it one by one: all that are at most ``near`` away, and more. What is further away is
-    read by cells that double in width as the distance does: a cell d positions away is at most
-    d / ``cells`` wide. Its key and value are the means of its keys and values, and its logit
-    carries log(count), so it weighs as its keys would if they were alike. All logits go through one
-    softmax. Every key is read exactly once, by itself or in a cell; up to 2 ``near`` positions all
-    are read by themselves, and the result is that of full attention.
+    read by cells that double in width as the distance does: a cell d positions away holds at most
+    d / ``cells`` keys. Its key and value are the means of its keys and values, and its logit
+    carries log(count), so it weighs as its keys would if they were alike; ``order`` says which keys
+    share one. All logits go through one softmax. Every key is read exactly once, by itself or in a
+    cell; up to 2 ``near`` positions all are read by themselves, and the result is that of full
+    attention.
 
     Args:
         query: (B, heads, N, D), floating point, N >= 1.
@@ -54,6 +55,11 @@ def fractal_self_attention(
         near: positions in a block, at least 1; a multiple of ``cells``.
         cells: cells that stand for one block at the least distance; 0 leaves the far field out,
             which makes this a window of three blocks.
+        order: which keys of a far block share a cell. "time": neighbours. "tree": those alike in
+            content, by median splits across principal directions. "hilbert": the same, along the
+            Hilbert curve through the plane of two principal directions. The order depends on keys
+            alone, those of the same head in the same far block, and is a constant for derivatives:
+            where keys change their order, the result jumps.
         key_padding_mask: (B, N) bool, True where a key is padding (as in
             `torch.nn.MultiheadAttention`; the opposite of ``attn_mask`` in torch's function). Keys
             and values there, even NaN, are ignored and get a gradient of 0; so do values of the
@@ -67,12 +73,13 @@ def fractal_self_attention(
     Raises:
         TypeError: for tensors that are not floating point or of different dtypes, a mask that is
             not bool, or a geometry that is not of whole numbers.
-        ValueError: for shapes that do not fit, ``near`` and ``cells`` that do not, or an argument
-            that cannot be had.
+        ValueError: for shapes that do not fit, ``near`` and ``cells`` that do not, an unknown
+            ``order``, or an argument that cannot be had.
 
     Complexity: K = 3 near + 4 cells L logits for each query, L = max(0, ceil(log2(N / near)) - 1),
     and K = 2 near + 2 cells L if causal: 2 N K (D + Dv) floating point operations, and 2.5 times as
-    many backward, where the weights are computed again; memory is linear in N. Differentiable in
+    many backward, where the weights are computed again; memory is linear in N. An ``order`` by
+    content adds some 2 N near (D + 10) to the forward pass, whatever L is. Differentiable in
     reverse and forward mode, any number of times, under every `torch.func` transform; in a graph of
     `torch.compile` or `torch.export`, which serves any N, once and in reverse mode. Source:
     Greengard and Rokhlin (1987) for near and far; Zhu and Soricut, H-Transformer-1D (2021), for the

@@ -6,6 +6,9 @@ Each function returns a ``mask_mod(b, h, q, kv)`` for
 x 128 unless asked otherwise, if none of its pairs is wanted: `block_sparsity` tells how many. To
 make one causal, join it to another mask by ``and_masks`` of the same module.
 
+They are masks of positions: an ``order`` of `fractal_lib.fractal_self_attention` by content is none
+of them, since what it reads together depends on the keys.
+
 Some patterns of `fractal_lib.attention.PATTERNS` have a function of their own, which needs a small
 table or none; `pattern_masks` gives a mask for each of them.
 """

@@ -15,17 +15,17 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot, pad
+from torch.nn.functional import pad
 
 from fractal_lib.attention.base import no_autocast
 from fractal_lib.curves.hilbert import hilbert_encode
-from fractal_lib.self_attention.blocks import Layout
-from fractal_lib.self_attention.cells import divided, pooled, reordered
+from fractal_lib.self_attention.blocks import CHUNK, Layout
+from fractal_lib.self_attention.cells import divided, pooled
 
 __all__ = ["ORDERS", "content_order", "packed_size", "unpacked"]
 
 GRID = 8  # order of the Hilbert curve: 2**8 steps along either direction, for 64 keys or so
-STEPS = 2  # of power iteration, towards a principal direction
+STEPS = 3  # of power iteration, towards a principal direction
 
 
 def content_order(
@@ -43,9 +43,9 @@ def content_order(
     Returns:
         (B, heads, `packed_size`) int64, see `unpacked`. No gradient passes through it.
 
-    Complexity: O(N D log(cells)) operations, with sorts of ``near`` and of 2 ``cells`` numbers, and
-    O(N D) memory. Source: Bentley (1975) for trees of median splits; Hilbert (1891); chapter
-    ``attention/self_attention``.
+    Complexity: some 2 N near (D + 10) operations, nearly all on scale 1, for the products of the
+    keys of each unit; sorts of ``near`` and of 2 ``cells`` numbers; O(N D) memory. Source: Bentley
+    (1975) for trees of median splits; Hilbert (1891); chapter ``attention/self_attention``.
 
     >>> keys = torch.tensor([0.0, 9, 1, 8, 2, 7, 3, 6, 4, 5, 4, 5]).view(1, 1, 12, 1)
     >>> content_order(keys, None, near=4, cells=2, order="tree")[0, 0, :12]
@@ -103,67 +103,103 @@ def _in_order(rows: Tensor, present: Tensor, scale: int, layout: Layout, put: Pu
     within the units of a scale; (G, R) bool says which are there.
     """
     members = layout.members(scale)
-    units = -(-rows.shape[1] // members)
-    more = units * members - rows.shape[1]
-    rows = pad(rows, (0, 0, 0, more)).reshape(-1, members, rows.shape[2])
+    more = -rows.shape[1] % members
+    rows = pad(rows, (0, 0, 0, more)) if more else rows
+    units = rows.shape[1] // members
+    rows = rows.reshape(-1, members, rows.shape[2])
     present = pad(present, (0, more), value=False).reshape(-1, members)
-    order = put(rows, present, layout.half).view(-1, units, members)
-    return (order + members * torch.arange(units, device=rows.device)[:, None]).flatten(1)
+    chunk = max(1, CHUNK.get(rows.device.type, CHUNK["other"]) // members**2)
+    parts = zip(rows.split(chunk), present.split(chunk), strict=True)
+    order = torch.cat([put(_products(x, there), there, layout.half) for x, there in parts])
+    first = members * torch.arange(units, device=rows.device).unsqueeze(1)
+    return (order.view(-1, units, members) + first).flatten(1)
 
 
-def _tree(rows: Tensor, present: Tensor, parts: int) -> Tensor:
-    """(U, m) int64: an order of (U, m, D) by median splits across a principal direction of each
-    node, until there are ``parts`` runs of equal length. What is not present comes last.
+def _tree(products: Tensor, present: Tensor, parts: int) -> Tensor:
+    """(U, m) int64: an order by median splits across a principal direction of each node, until
+    there are ``parts`` runs of equal length. What is not present comes last.
     """
-    units, members, width = rows.shape
-    order = torch.arange(members, device=rows.device).expand(units, members)
+    units, members = present.shape
+    order = torch.arange(members, device=present.device).expand(units, members)
     while parts > 1:
         into = 2 if parts % 2 == 0 else parts  # what is left of an odd number: at once
-        along = _principal(_centred(rows, present))[0].masked_fill(~present, torch.inf)
+        along = _steps(_principal(products, present), 2**16).masked_fill(~present, 2**17)
         place = along.argsort(dim=1, stable=True)
-        size = place.shape[1] // into
-        order, present = (x.gather(1, place).view(-1, size) for x in (order, present))
-        rows = reordered(rows, place).view(-1, size, width)
+        nodes, size = len(place) * into, place.shape[1] // into
+        order, present = (x.gather(1, place).view(nodes, size) for x in (order, present))
         parts //= into
+        if parts > 1:
+            within = place.view(-1, into, size)
+            pairs = within.unsqueeze(3) * place.shape[1] + within.unsqueeze(2)
+            products = products.flatten(1).gather(1, pairs.flatten(1)).view(nodes, size, size)
+            products = _centred(products, present)
     return order.view(units, members)
 
 
-def _hilbert(rows: Tensor, present: Tensor, parts: int) -> Tensor:
-    """(U, m) int64: an order of (U, m, D) along the Hilbert curve through the plane of two
-    principal directions. What is not present comes last.
+def _hilbert(products: Tensor, present: Tensor, parts: int) -> Tensor:
+    """(U, m) int64: an order along the Hilbert curve through the plane of two principal
+    directions. What is not present comes last.
     """
-    rows, plane = _centred(rows, present), []
-    for _ in range(2):
-        along, direction = _principal(rows)
-        rows = rows - along.unsqueeze(2) * direction.unsqueeze(1)
-        plane.append(along)
-    side = torch.stack(plane)  # (2, U, m); 0, the mean, where nothing is
-    least, most = side.amin(2, keepdim=True), side.amax(2, keepdim=True)
-    step = (most - least).amax(0).clamp(min=torch.finfo(side.dtype).tiny) / (2**GRID - 1)
-    x, y = ((side - least) / step).nan_to_num(0).round().long().clamp(0, 2**GRID - 1)
+    x = _principal(products, present)
+    rest = torch.baddbmm(products, x.unsqueeze(2), x.unsqueeze(1), alpha=-1)
+    y = _principal(rest, present)
+    x, y = _steps(torch.stack([x, y]), 2**GRID)
     return hilbert_encode(x, y, GRID).masked_fill(~present, 4**GRID).argsort(dim=1, stable=True)
 
 
 ORDERS: dict[str, Put] = {"tree": _tree, "hilbert": _hilbert}
 
 
-def _centred(rows: Tensor, present: Tensor) -> Tensor:
-    """(U, m, D) less the mean of what is present, 0 elsewhere."""
-    there = present.unsqueeze(2).to(rows.dtype)
+def _products(rows: Tensor, present: Tensor) -> Tensor:
+    """(U, m, m): products of all pairs of rows (U, m, D) less their mean, 0 where nothing is."""
+    # of differences from one of them: of equal rows they are 0 to the bit
+    first = present.int().argmax(1)[:, None, None]
+    rows = (rows - rows.take_along_dim(first, 1)).mul_(present.unsqueeze(2))
+    return _centred(rows @ rows.mT, present)
+
+
+def _centred(products: Tensor, present: Tensor) -> Tensor:
+    """Products of rows (U, m, m), 0 where nothing is, as those of the rows less their mean."""
+    there = present.unsqueeze(2).to(products.dtype)
     count = there.sum(1, keepdim=True).clamp(min=1)
-    return (rows - (rows * there).sum(1, keepdim=True) / count) * there
+    mean = products @ there / count  # (U, m, 1)
+    mean = (mean - mean.sum(1, keepdim=True) / (2 * count)) * there
+    pairs = torch.cat([mean, there], 2), torch.cat([there, mean], 2).mT
+    found = torch.baddbmm(products, *pairs, alpha=-1)
+    least = _diagonal(products).amax(1) * products.shape[1] * torch.finfo(products.dtype).eps
+    differ = _diagonal(found).amax(1) > least  # by more than rounding
+    return found.mul_(differ[:, None, None])
 
 
-def _principal(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(U, m) and (U, D): centred rows along their first principal direction, and the direction.
+def _principal(products: Tensor, present: Tensor) -> Tensor:
+    """(U, m): centred rows along a principal direction, by their products (U, m, m).
 
-    By few steps of power iteration, from the coordinate of largest variance: no more are needed
-    for an order, and what is computed is the same on every machine up to rounding.
+    By power iteration from the row whose direction holds the largest variance. An order needs few
+    steps, and what a fixed number of them finds is the same everywhere, up to rounding. The
+    direction points away from the first row that is present.
     """
-    largest = rows.square().sum(1).argmax(1)
-    direction = one_hot(largest, rows.shape[2]).to(rows.dtype).unsqueeze(2)  # (U, D, 1)
-    tiny = torch.finfo(rows.dtype).tiny
+    tiny = torch.finfo(products.dtype).tiny
+    held = torch.linalg.vector_norm(products, dim=2).square()
+    held = held / _diagonal(products).clamp(min=tiny)
+    along = products.take_along_dim(held.argmax(1)[:, None, None], 2)  # (U, m, 1)
     for _ in range(STEPS):
-        direction = rows.mT @ (rows @ direction)
-        direction = direction / direction.norm(dim=1, keepdim=True).clamp(min=tiny)
-    return (rows @ direction).squeeze(2), direction.squeeze(2)
+        along = along / along.abs().amax(1, keepdim=True).clamp(min=tiny)
+        before, along = along, products @ along
+    squared = (before * along).sum(1, keepdim=True)  # below 0 for products that are rounding
+    along = (along * (squared > tiny) / squared.clamp(min=tiny).sqrt()).squeeze(2)
+    return torch.where(along.gather(1, present.int().argmax(1, keepdim=True)) > 0, -along, along)
+
+
+def _steps(along: Tensor, count: int) -> Tensor:
+    """(..., U, m) int64: in ``count`` equal steps, so that rounding does not part what is equal;
+    as many for all of (2, U, m), which the longer one fills.
+    """
+    least, most = along.amin(-1, keepdim=True), along.amax(-1, keepdim=True)
+    width = (most - least).clamp(min=torch.finfo(along.dtype).tiny)
+    width = width.amax(0, keepdim=True) if along.dim() == 3 else width
+    found = (along - least) / width * (count - 1)
+    return found.nan_to_num(0).round().long().clamp(0, count - 1)
+
+
+def _diagonal(products: Tensor) -> Tensor:
+    return products.diagonal(dim1=1, dim2=2)

@@ -1,7 +1,9 @@
-"""The timer warms up and takes turns; the memory meter is right wherever it runs."""
+"""The timer warms up and takes turns; the memory meter is right wherever it runs.
+
+Where seconds are asserted, a clock that the test itself moves gives them.
+"""
 
 import sys
-import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch.utils.benchmark import Timer
 
-from fractal_lib.benchmark import masks, peak
+from fractal_lib.benchmark import masks, peak, timer
 from fractal_lib.benchmark.harness import benchmark_attention_methods
 from fractal_lib.benchmark.heads import benchmark_heads
 from fractal_lib.benchmark.hilbert_speed import hilbert_speed
@@ -40,16 +42,17 @@ def test_the_first_call_is_made_before_the_clock_starts(monkeypatch):
 def test_a_first_call_that_compiles_is_in_no_figure(monkeypatch):
     """Even where the timer would make no call beyond those that it measures."""
     monkeypatch.setattr(Timer, "_estimate_block_size", lambda self, min_run_time: 1)
-    called = []
+    called, now = [], [0.0]
+    monkeypatch.setattr(timer, "Timer", partial(Timer, timer=lambda: now[0]))
 
     def compiles_first():
-        time.sleep(0 if called else 0.3)
+        now[0] += 1e-5 if called else 0.3
         called.append(1)
 
     turns = Turns()
     turns.add("slow at first", compiles_first)
-    took = turns.measure(1e-4, progress=False)["slow at first"]
-    assert took.quartiles[1] < 0.1 and took.blocks == len(called) - 1
+    took = turns.measure(1e-5, progress=False)["slow at first"]  # a block a turn
+    assert took.quartiles[1] < 2e-5 and took.blocks == len(called) - 1
 
 
 TINY = dict(sizes=[9], seconds=1e-4, progress=False)
@@ -113,14 +116,19 @@ def test_a_key_is_timed_once():
         turns.add("it", int)
 
 
-def test_the_clock_adds_up_and_leaves_out_what_is_between():
+def test_the_clock_adds_up_and_leaves_out_what_is_between(monkeypatch):
+    now = {"wall": 5.0, "cpu": 1.0}
+    clocks = SimpleNamespace(perf_counter=lambda: now["wall"], process_time=lambda: now["cpu"])
+    monkeypatch.setattr(timer, "time", clocks)
     clock = Clock()
     for _ in range(2):
         with clock:
-            time.sleep(0.02)
-        time.sleep(0.1)
-    assert 0.04 <= clock.wall < 0.1 + 0.04 and clock.cpu < clock.wall
-    assert clock.taken() == {"wall_s": round(clock.wall, 2), "cpu_s": round(clock.cpu, 2)}
+            now["wall"] += 0.25
+            now["cpu"] += 0.125
+        now["wall"] += 8.0
+        now["cpu"] += 4.0
+    assert (clock.wall, clock.cpu) == (0.5, 0.25)
+    assert clock.taken() == {"wall_s": 0.5, "cpu_s": 0.25} and clock.taken(1)["cpu_s"] == 0.2
 
 
 @pytest.mark.parametrize(("system", "unit"), [("darwin", 1), ("linux", 1024), ("freebsd14", 1024)])

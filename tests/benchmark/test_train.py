@@ -92,7 +92,7 @@ def test_a_process_that_is_killed_goes_on_to_the_same_end(tmp_path):
         return [sys.executable, "-m", "fractal_lib.benchmark", *given.split(), *files.split()]
 
     process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, cwd=tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while (
         not (tmp_path / "killed.pt").exists()
         and process.poll() is None

@@ -21,6 +21,7 @@ from fractal_lib.posterior import (
     calibrate,
     fit,
 )
+from fractal_lib.posterior.prediction import scaled
 
 RATE, STD, NOISE = 2.0, 1.0, 0.5
 
@@ -212,8 +213,37 @@ def test_calibration_finds_the_factor_that_a_spread_is_wrong_by():
         calibrate(model, data, hiding, seed=1.5)
     with pytest.raises(TypeError, match="expected data as Observations, got Tensor"):
         hiding.view(data.values, torch.Generator())
-    with pytest.raises(ValueError, match="three finite numbers"):
+    with pytest.raises(ValueError, match="9 finite numbers"):
         model.set_calibration([1.0, 2.0])
+
+
+def test_calibration_knows_holes_of_one_length_from_those_of_another():
+    """Of a random walk with std 1 a row, told as std 1: 1 + h is the variance in a hole."""
+    torch.manual_seed(0)
+    data = Observations(torch.randn(8, 4000, 1, dtype=torch.float64).cumsum(1))
+
+    class Linear(LadderPosterior):
+        """By interpolation, with a std of 1 wherever it is."""
+
+        def prepare(self, data):
+            self.view = data
+            return super().prepare(data)
+
+        def forward(self, prepared, series, t):
+            mean, view = torch.zeros(*t.shape, 1).double(), self.view
+            for b, s in enumerate(series.tolist()):
+                there = view.rows[s]
+                known = view.times[s, there], view.values[s, there, 0]
+                mean[b, :, 0] = torch.from_numpy(np.interp(t[b], *known))
+            return Marginals(mean, 0 * mean + 1, 0 * mean, 0 * mean)
+
+    linear = Linear.of(data, 1, 8, gaps=True).double()
+    model = LatentSDE(ornstein_uhlenbeck(), identity_likelihood(1e-3), linear)
+    calibrate(model, data, Hiding(longest=100), rows=2000)
+    h = torch.tensor([1.0, 3, 7, 15]).double()
+    variance, _ = scaled(model.calibration, torch.log1p(h), torch.ones(4), torch.zeros(4))
+    # in holes of one row as many are known to 2 %; in those of sixty to about 20 %
+    np.testing.assert_allclose(variance, h, rtol=0.3)
 
 
 def test_posterior_paths_hold_for_a_std_far_below_the_step():

@@ -5,11 +5,12 @@ import pytest
 import torch
 from scipy.interpolate import make_smoothing_spline
 
+from fractal_lib.posterior import smoothing
 from fractal_lib.posterior.smoothing import (
     BASE,
     BEND,
-    RIDGE,
     SHORTEST,
+    TAUT,
     SplineLadder,
     hermite,
     solve_block_tridiagonal,
@@ -51,8 +52,11 @@ def curves(splines, x):
 
 
 @pytest.mark.parametrize("gaps", [False, True])
-def test_level_0_on_an_even_grid_is_scipys(gaps):
-    """With a knot at every observation the minimum is the same; other knots change nothing."""
+def test_level_0_on_an_even_grid_is_scipys(gaps, monkeypatch):
+    """Without tension, with a knot at every observation the minimum is the same; other knots change
+    nothing.
+    """
+    monkeypatch.setattr(smoothing, "TAUT", 1e4)
     generator = np.random.default_rng(0)
     rows = np.arange(30)
     there = generator.random(30) > 0.3 if gaps else np.ones(30, bool)
@@ -64,7 +68,7 @@ def test_level_0_on_an_even_grid_is_scipys(gaps):
     gap = float(typical_gap(known, torch.ones_like(known))[0])
     curve = make_smoothing_spline(rows[there], y[there], lam=(SHORTEST * gap) ** 4 / gap)
     expected = curve(x)
-    # the ridge of 1e-6 on slopes
+    # the tension of 1e-8
     np.testing.assert_allclose(got[:, 0], expected, rtol=0, atol=1e-4)
 
 
@@ -90,22 +94,40 @@ def test_every_level_is_its_definition(n):
             return rows
 
         system = weights(place).T @ weights(place)
-        system[1::2, 1::2] += RIDGE * np.eye(cells + 1)
         strength = (SHORTEST * gap * width) ** 4 / gap / width**3
+        # the Gram matrices of the second and of the first derivatives of the four cubics
+        nodes, weight = np.polynomial.legendre.leggauss(4)
+        second, first = (hermite(torch.from_numpy(nodes + 1) / 2, n).numpy() for n in (2, 1))
+        tension = 1 / (TAUT * SHORTEST * gap) ** 2
+        rough = (second.T * weight / 2) @ second + tension * (first.T * weight / 2) @ first
         for c in range(cells):
-            system[2 * c : 2 * c + 4, 2 * c : 2 * c + 4] += strength * np.array(BEND)
+            system[2 * c : 2 * c + 4, 2 * c : 2 * c + 4] += strength * rough
         nodes = np.linalg.solve(system, weights(place).T @ y)
         # two ways to a solution of condition 1e8 at most
         np.testing.assert_allclose(got[:, k], weights(x) @ nodes, rtol=0, atol=1e-6)
 
 
-def test_a_line_is_kept_wherever_it_was_seen():
-    """Bending alone is penalised: a line stays a line on every level, before and after too."""
-    place = torch.tensor([3.3, 3.3, 7.9, 12.25, 20.0], dtype=torch.float64)
-    x = torch.linspace(0, 30, 61, dtype=torch.float64)
-    got = curves(ladder(2 * place - 5, place, 31, levels=5), x)
-    # the ridge pulls every slope towards 0 by 1e-6
-    torch.testing.assert_close(got, (2 * x - 5)[:, None].expand(-1, 5), rtol=0, atol=1e-3)
+def test_bends_are_punished_as_they_are_defined():
+    bend = smoothing.penalty(torch.tensor([torch.inf], dtype=torch.float64))
+    assert bend.tolist() == [BEND]
+
+
+def test_a_line_is_kept_where_it_was_seen():
+    """All but within a smoothing length of the ends, where the tension pulls the slope to 0."""
+    place = torch.arange(0, 60.1, 0.5, dtype=torch.float64)
+    x = torch.linspace(10, 50, 61, dtype=torch.float64)
+    got = curves(ladder(2 * place - 5, place, 61, levels=4), x)
+    torch.testing.assert_close(got, (2 * x - 5)[:, None].expand(-1, 4), rtol=0, atol=0.01)
+
+
+def test_a_long_hole_is_crossed_straight():
+    """Steep on both sides of 1990 rows: without tension the curve goes off by hundreds."""
+    place = torch.cat([torch.arange(0.0, 11), torch.arange(2000.0, 2011)]).double()
+    y = torch.cat([torch.arange(0.0, 11), torch.arange(-10.0, 1)]).double()
+    x = torch.linspace(0, 2010, 4001, dtype=torch.float64)
+    got = curves(ladder(y, place, 2011, levels=6), x)
+    beyond = 4 * 2.0 ** torch.arange(6)  # a slope of 1 over eight half gaps
+    assert (got.amax(0) < 10 + beyond).all() and (got.amin(0) > -10 - beyond).all()
 
 
 def test_a_typical_gap_takes_no_account_of_holes():
