@@ -23,6 +23,7 @@ from fractal_lib.benchmark import (  # noqa: F401  (each enters its case)
     long_rivals,
     glucose_rivals,
     mocap_rivals,
+    mocap_task,
     forecast_rivals,
     trained_keys,
     key_kinds,

@@ -1,5 +1,5 @@
-"""Forecasts of carbon dioxide and of glucose that a latent SDE has to beat: the last value, an
-autoregression, a structural model.
+"""Forecasts of carbon dioxide and of glucose by a latent SDE, and those that it has to beat: the
+last value, an autoregression, a structural model.
 
 Parameters are fitted to the rows before the first origin, once. From every origin on, a forecast
 knows the rows up to it and no other; it is judged by the observed rows after it, at every horizon
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fractal_lib.benchmark.co2_rivals import YEAR
+from fractal_lib.benchmark.forecast_sde import sde_forecasts
 from fractal_lib.benchmark.glucose_rivals import autoregression_model
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.rivals import Predicted, judge, print_run, structural_model
@@ -136,9 +137,9 @@ def last_season(task: ForecastTask) -> Predicted:
     return mean, np.broadcast_to(std, mean.shape), {"spread_by_horizon": std.round(4).tolist()}
 
 
-def autoregression(task: ForecastTask) -> Predicted:
-    """Of order three about a season of four harmonics; where the series grows, of its differences,
-    about the mean growth too.
+def course_of(task: ForecastTask) -> np.ndarray:
+    """(n,) a season of four harmonics, and where the series grows a parabola, fitted to the rows
+    before the first origin.
     """
     n, end = len(task.values), int(task.origins[0]) + 1
     angle = 2 * np.pi * np.outer(np.arange(n), np.arange(1, 5)) / task.season
@@ -148,7 +149,14 @@ def autoregression(task: ForecastTask) -> Predicted:
     regressors = np.stack(columns, 1)
     there = np.isfinite(task.values[:end])
     weights = np.linalg.lstsq(regressors[:end][there], task.values[:end][there], rcond=None)[0]
-    course = regressors @ weights
+    return regressors @ weights
+
+
+def autoregression(task: ForecastTask) -> Predicted:
+    """Of order three about a season of four harmonics; where the series grows, of its differences,
+    about the mean growth too.
+    """
+    course, end = course_of(task), int(task.origins[0]) + 1
     whole, some = (
         autoregression_model(part, differences=int(task.grows))
         for part in (task.values - course, (task.values - course)[:end])
@@ -168,6 +176,25 @@ def structural(task: ForecastTask) -> Predicted:
         for part in (task.values, task.values[: task.origins[0] + 1])
     )
     return _state_space(task, whole, some, 0.0)
+
+
+def latent_sde(task: ForecastTask) -> Predicted:
+    """Without recurrence, `sde_forecasts`: where the series grows, of what its course leaves above
+    the last value; else of its logarithm.
+    """
+    n = len(task.values)
+    if not task.grows:
+        series = np.log(task.values)
+        centres = np.full(n, np.nanmean(series[: task.origins[0] + 1]))
+        paths, more = sde_forecasts(series, centres, task.origins, task.horizon)
+        paths = np.exp(paths)
+    else:
+        course = course_of(task)
+        series = task.values - course
+        paths, more = sde_forecasts(series, series, task.origins, task.horizon)
+        ahead = task.origins[:, None] + np.arange(1, task.horizon + 1)
+        paths = paths + course[ahead][:, None]
+    return paths.mean(1), paths.std(1), more
 
 
 def _state_space(task: ForecastTask, model: Any, fitted: Any, course: Any) -> Predicted:
@@ -213,6 +240,7 @@ RIVALS: dict[str, Callable[[ForecastTask], Predicted]] = {
     "last season": last_season,
     "autoregression": autoregression,
     "structural model": structural,
+    "latent SDE": latent_sde,
 }
 
 
@@ -228,8 +256,8 @@ def forecast_rivals(
     origins: int | None = None,
     progress: bool = True,
 ) -> Iterator[dict]:
-    """Forecast carbon dioxide and glucose by the last value, a season, an autoregression and a
-    structural model.
+    """Forecast carbon dioxide and glucose by the last value, a season, an autoregression, a
+    structural model and a latent SDE.
 
     Args:
         tasks: names in `TASKS`.

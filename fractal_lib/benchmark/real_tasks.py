@@ -106,10 +106,11 @@ def glucose_task(seed: int = 0) -> Task:
         num_times=256,
         lr=3e-3,
         schedule="cosine",
+        grad_clip=1e4,
         hiding=Hiding(longest=150, stretches=0.2, views=8, weight=5.0),
     )
     n = round(duration * 12) + 1  # a row every five minutes
-    ladder = {"levels": 10, "init_logstd": -2.0}
+    ladder = {"levels": 10}
     return Task(data, plan, report, 2, 64, 0.05, learn_noise=True, n=n, ladder=ladder)
 
 

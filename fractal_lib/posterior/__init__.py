@@ -9,7 +9,7 @@ from fractal_lib.posterior.frames import observations_from_frame
 from fractal_lib.posterior.heads import PosteriorAffine, UltimateFractalPosteriorAffine
 from fractal_lib.posterior.ladder import LadderPosterior
 from fractal_lib.posterior.likelihood import LinearGaussianLikelihood
-from fractal_lib.posterior.marginals import Marginals
+from fractal_lib.posterior.marginals import CorrelatedMarginals, Marginals
 from fractal_lib.posterior.observations import Observations
 from fractal_lib.posterior.plan import TrainingPlan
 from fractal_lib.posterior.prediction import Forecast
@@ -21,6 +21,7 @@ from fractal_lib.posterior.training import Diverged, evaluate, fit
 from fractal_lib.posterior.views import Hiding
 
 __all__ = [
+    "CorrelatedMarginals",
     "DataPyramid",
     "DataSplines",
     "Diverged",

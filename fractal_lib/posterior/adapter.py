@@ -33,6 +33,7 @@ class LadderAffine(nn.Module):
 
     Raises:
         TypeError: for another posterior.
+        ValueError: for one whose coordinates are correlated, as (m, s) cannot say it.
 
     Complexity: that of the posterior, and O(B N X) for a tensor that was not the last. Source:
     Bartosh, Vetrov and Naesseth (2025), their public notebook; chapter ``posterior/latent_sde``.
@@ -47,6 +48,8 @@ class LadderAffine(nn.Module):
         super().__init__()
         if not isinstance(posterior, LadderPosterior):
             raise TypeError(f"expected a LadderPosterior, got {type(posterior).__name__}")
+        if posterior.correlated:
+            raise ValueError("expected a posterior with correlated=False: (m, s) tells no more")
         self.posterior = posterior
         self._last: tuple[Tensor, int, Reader] | None = None
 

@@ -77,7 +77,7 @@ def _scored(
     prepared = model.posterior.prepare(view)
     t = (data.times[series, row] / data.duration).unsqueeze(1)  # (R, 1)
     q = model.posterior(prepared, series, t)
-    mean, std = model.likelihood.predict(q.mean, q.std)
+    mean, std = model.likelihood.predict(q.mean, q.std, **q.factor)
     none = torch.zeros_like(q.std)
     noise = model.likelihood.predict(q.mean, none)[1] ** 2
     error = (data.values[series, row].unsqueeze(1).to(mean) - mean) ** 2

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fractal_lib.checks import as_int
 from fractal_lib.posterior.base import Posterior
-from fractal_lib.posterior.marginals import Marginals
+from fractal_lib.posterior.marginals import CorrelatedMarginals, Marginals
 from fractal_lib.posterior.observations import Drawn, Observations, as_observations
 from fractal_lib.posterior.prediction import Predictor
 from fractal_lib.posterior.tables import any_channel
@@ -55,6 +55,12 @@ class LatentSDE(Predictor):
     posterior's drift
 
         f = (dm/dt + eps ds/dt) / T  -  g^2 eps / (2 s)  +  d(g^2)/dz / 2,     z = m + s eps.
+
+    Where the posterior's coordinates are correlated, s is a triangular matrix L, and
+
+        f = (dm/dt + dL/dt eps + L K eps) / T  -  g^2 L^-T eps / 2  +  d(g^2)/dz / 2,
+
+    with K antisymmetric: marginals alone do not tell how a process turns within them.
 
     Raises:
         ValueError: for parts whose ``latent_size`` differs, where they have one.
@@ -132,14 +138,12 @@ class LatentSDE(Predictor):
         q = self.posterior(prepared, series, torch.cat([zero, at_drift, row.t], 1))  # (B, 1 + 2 Q)
         noise = torch.randn(q.mean.shape, generator=generator, device=device, dtype=q.mean.dtype)
         first, middle, last = slice(0, 1), slice(1, 1 + num_times), slice(1 + num_times, None)
-        kl_initial = self._kl(q.mean[:, first], q.std[:, first])  # first: it compares the sizes
-        reconstructed = Marginals(*(part[:, last] for part in q))
+        kl_initial = self._kl(q.at(first))  # first: it compares the sizes
         seen = getattr(prepared, "data", prepared)
         log_prob = self._log_prob(
-            reconstructed, row, noise[:, last], seen, series, hidden_weight
+            q.at(last), row, noise[:, last], seen, series, hidden_weight
         ).mean(1)  # (B,)
-        within = Marginals(*(part[:, middle] for part in q))
-        mismatch = self._mismatch(within, noise[:, middle], at_drift, data.duration).mean(1)
+        mismatch = self._mismatch(q.at(middle), noise[:, middle], at_drift, data.duration).mean(1)
         return ElboTerms(
             kl_initial,
             data.duration * mismatch,
@@ -148,7 +152,7 @@ class LatentSDE(Predictor):
 
     def _log_prob(
         self,
-        q: Marginals,
+        q: Marginals | CorrelatedMarginals,
         row: Drawn,
         noise: Tensor,
         seen: Observations,
@@ -158,31 +162,30 @@ class LatentSDE(Predictor):
         """Of observations (B, Q), where z ~ q; of those that the posterior did not see, the log
         density of what it predicts.
         """
-        z = q.mean + q.std * noise
+        z = q.sample(noise)
         x, channels = row.values.to(z), () if row.observed is None else (row.observed,)
         log_prob = self.likelihood.log_prob(x, z, *channels)
         if seen.whole is seen or not hasattr(self.likelihood, "log_predictive"):
             return log_prob
         there = any_channel(seen.observed)
         assert there is not None  # some rows are hidden
-        predictive = self.likelihood.log_predictive(x, q.mean, q.std, *channels)
+        predictive = self.likelihood.log_predictive(x, q.mean, q.std, *channels, **q.factor)
         there = there[series.unsqueeze(1), row.row]
         return torch.where(there, log_prob, hidden_weight * predictive)
 
-    def _kl(self, mean: Tensor, std: Tensor) -> Tensor:
+    def _kl(self, q: Marginals | CorrelatedMarginals) -> Tensor:
         """KL(q(z_0) || p(z_0)), (B,)."""
-        normal = torch.distributions.Normal
         initial = self.prior.initial()
-        if mean.shape[-1:] != initial[0].shape:  # nothing is repeated to fit
+        if q.mean.shape[-1:] != initial[0].shape:  # nothing is repeated to fit
             raise ValueError(
                 f"expected a posterior of latent size {len(initial[0])}, the prior's, got "
-                f"{mean.shape[-1]}"
+                f"{q.mean.shape[-1]}"
             )
-        p = normal(*initial, validate_args=False)
-        q = normal(mean, std, validate_args=False)
-        return torch.distributions.kl_divergence(q, p).sum((1, 2))
+        return q.kl(*initial).sum(1)
 
-    def _mismatch(self, q: Marginals, eps: Tensor, t: Tensor, duration: float) -> Tensor:
+    def _mismatch(
+        self, q: Marginals | CorrelatedMarginals, eps: Tensor, t: Tensor, duration: float
+    ) -> Tensor:
         """|f - h|^2 / (2 g^2), (B, Q)."""
         f, g2, z = self.posterior_drift(q, eps, t, duration)
         return ((f - self.prior.drift(z, t)) ** 2 / (2 * g2)).sum(-1)

@@ -251,11 +251,13 @@ class UltimateFractalPosteriorAffine(PosteriorAffine):
 
 
 class AffineNet(nn.Sequential):
-    """The network of `PosteriorAffine`: inputs to (m, log s), log s a constant before training."""
+    """The network of `PosteriorAffine`: inputs to (m, log s), log s a constant before training, and
+    to what a correlated scale has beside them, 0 before training.
+    """
 
-    def __init__(self, *layers: nn.Module, init_logstd: float):
+    def __init__(self, *layers: nn.Module, latent_size: int, init_logstd: float):
         super().__init__(*layers)
-        self.init_logstd = float(init_logstd)
+        self.latent_size, self.init_logstd = latent_size, float(init_logstd)
         self._start()
 
     def reset_parameters(self) -> None:
@@ -269,9 +271,9 @@ class AffineNet(nn.Sequential):
     def _start(self) -> None:
         last = self[-1]
         assert isinstance(last, nn.Linear)
-        half = last.out_features // 2
-        last.weight[half:] = 0
-        last.bias[half:] = self.init_logstd
+        last.weight[self.latent_size :] = 0
+        last.bias[self.latent_size :] = 0
+        last.bias[self.latent_size : 2 * self.latent_size] = self.init_logstd
 
 
 def affine_net(
@@ -280,16 +282,19 @@ def affine_net(
     latent_size: int,
     init_logstd: float,
     *,
+    correlated: bool = False,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> AffineNet:
-    """An `AffineNet` of two hidden layers."""
+    """An `AffineNet` of two hidden layers, for `Marginals` or for `CorrelatedMarginals`."""
     factory = {"device": device, "dtype": dtype}
+    outputs = latent_size * (latent_size + 1 if correlated else 2)
     return AffineNet(
         nn.Linear(inputs, hidden_size, **factory),
         nn.SiLU(),
         nn.Linear(hidden_size, hidden_size, **factory),
         nn.SiLU(),
-        nn.Linear(hidden_size, 2 * latent_size, **factory),
+        nn.Linear(hidden_size, outputs, **factory),
+        latent_size=latent_size,
         init_logstd=init_logstd,
     )

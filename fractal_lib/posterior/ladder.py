@@ -11,7 +11,7 @@ from fractal_lib.posterior.base import Posterior, TimeEmbedding, as_times
 from fractal_lib.posterior.features import DataPyramid, levels_of
 from fractal_lib.posterior.gaps import WIDTHS
 from fractal_lib.posterior.heads import affine_net
-from fractal_lib.posterior.marginals import Marginals, push_forward
+from fractal_lib.posterior.marginals import CorrelatedMarginals, Marginals, push_forward
 from fractal_lib.posterior.observations import Observations, as_observations
 from fractal_lib.posterior.reader import Reader
 from fractal_lib.posterior.splines import LEVELS, DataSplines
@@ -42,6 +42,8 @@ class LadderPosterior(Posterior):
         causal: whether it reads the past of t alone, for `LatentSDE.filter`.
         features: "splines", or "means", the pyramid of `DataPyramid`, which a causal one reads.
         per_channel: whether single channels may be missing; each is then read by itself.
+        correlated: whether the coordinates of z_t are correlated and turn, `CorrelatedMarginals`;
+            by default they are independent given t.
         init_logstd: log std before training.
         device, dtype: of the parameters.
 
@@ -51,7 +53,8 @@ class LadderPosterior(Posterior):
         TypeError, ValueError: for sizes below 1, more levels than n has, other features, or splines
             that should be causal.
 
-    Complexity: O(L X + H^2) a time, L at most log2(n) + 1, after O(S N X) once for a data set.
+    Complexity: O(L X + H^2) a time, L at most log2(n) + 1, after O(S N X) once for a data set; if
+    correlated, O(H Z^2) more, and O(Z^3) a time in a path.
     Source: chapter ``posterior/latent_sde``.
 
     >>> data = Observations(torch.randn(5, 1000, 2))
@@ -75,6 +78,7 @@ class LadderPosterior(Posterior):
         causal: bool = False,
         features: str | None = None,
         per_channel: bool = False,
+        correlated: bool = False,
         init_logstd: float = -0.5,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -93,13 +97,14 @@ class LadderPosterior(Posterior):
         splines = self.features == "splines"
         self.levels = levels_of(self.n, levels, LEVELS if splines else None)
         self.time_embedding = time_embedding or TimeEmbedding(device=device)
-        self.per_channel = bool(per_channel)
+        self.per_channel, self.correlated = bool(per_channel), bool(correlated)
         groups = self.channels if self.per_channel else 1
         told = len(WIDTHS) if splines else self.levels  # numbers that tell gaps
         self.in_features = 2 * self.channels * self.levels + groups * self.gaps * told
         inputs = self.in_features + self.time_embedding.out_features
         sizes = inputs, self.hidden_size, self.latent_size
-        self.net = affine_net(*sizes, init_logstd, device=device, dtype=dtype)
+        factory: Any = {"device": device, "dtype": dtype}
+        self.net = affine_net(*sizes, init_logstd, correlated=self.correlated, **factory)
 
     @classmethod
     def of(cls, data: Observations, latent_size: int, hidden_size: int, **settings: Any):
@@ -120,7 +125,7 @@ class LadderPosterior(Posterior):
     def settings(self) -> dict[str, Any]:
         """The arguments that make it again."""
         names = "latent_size hidden_size channels n duration levels time_embedding gaps causal"
-        names = f"{names} features per_channel".split()
+        names = f"{names} features per_channel correlated".split()
         return {name: getattr(self, name) for name in names} | {"init_logstd": self.net.init_logstd}
 
     def reset_parameters(self) -> None:
@@ -132,7 +137,8 @@ class LadderPosterior(Posterior):
         return (
             f"n={self.n}, channels={self.channels}, levels={self.levels}, gaps={self.gaps}, "
             f"causal={self.causal}, features={self.features!r}, per_channel={self.per_channel}, "
-            f"latent_size={self.latent_size}, hidden_size={self.hidden_size}"
+            f"correlated={self.correlated}, latent_size={self.latent_size}, "
+            f"hidden_size={self.hidden_size}"
         )
 
     def prepare(self, data: Observations) -> Reader:
@@ -153,7 +159,7 @@ class LadderPosterior(Posterior):
             return DataSplines(data, self.levels, self.gaps, **settings)
         return DataPyramid(data, self.levels, self.gaps, causal=self.causal, **settings)
 
-    def forward(self, prepared: Reader, series: Any, t: Any) -> Marginals:
+    def forward(self, prepared: Reader, series: Any, t: Any) -> Marginals | CorrelatedMarginals:
         """Mean and std, and their derivatives, at t (B, Q) of series (B,)."""
         if not isinstance(prepared, Reader) or prepared.out_features != self.in_features:
             got = getattr(prepared, "out_features", type(prepared).__name__)
@@ -167,4 +173,5 @@ class LadderPosterior(Posterior):
             value, slope = (part.to(dtype) for part in prepared.read(series, t))
             time, time_dt = self.time_embedding(t, dtype)
         inputs, inputs_dt = torch.cat([value, time], -1), torch.cat([slope, time_dt], -1)
-        return Marginals.of(*push_forward(self.net, inputs, inputs_dt))
+        marginals = CorrelatedMarginals if self.correlated else Marginals
+        return marginals.of(*push_forward(self.net, inputs, inputs_dt))

@@ -93,10 +93,18 @@ class LinearGaussianLikelihood(nn.Module):
         return _of_observed(normal, x, observed)
 
     def log_predictive(
-        self, x: Tensor, mean: Tensor, std: Tensor, observed: Tensor | None = None
+        self,
+        x: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        observed: Tensor | None = None,
+        *,
+        scale: Tensor | None = None,
     ) -> Tensor:
-        """log density (...,) of observations x (..., X) where z ~ N(mean, std^2), (..., Z) both."""
-        normal = torch.distributions.Normal(*self.predict(mean, std), validate_args=False)
+        """log density (...,) of observations x (..., X), channel by channel, where z ~ N(mean,
+        std^2), (..., Z) both; with a ``scale`` as in `predict`.
+        """
+        normal = torch.distributions.Normal(*self.predict(mean, std, scale), validate_args=False)
         return _of_observed(normal, x, observed)
 
     def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -105,11 +113,18 @@ class LinearGaussianLikelihood(nn.Module):
         noise = torch.randn(mean.shape, generator=generator, device=z.device, dtype=z.dtype)
         return mean + self.log_noise.exp() * noise
 
-    def predict(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, mean: Tensor, std: Tensor, scale: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and std of a new observation, noise included, where z ~ N(mean, std^2): (..., X)
-        each.
+        each. With a ``scale`` (..., Z, Z) the covariance of z is scale scale^T, and std is not
+        read.
         """
-        variance = (std**2) @ (self.net.weight**2).mT + (2 * self.log_noise).exp()
+        if scale is None:
+            path = (std**2) @ (self.net.weight**2).mT
+        else:
+            path = (self.net.weight @ scale).square().sum(-1)
+        variance = path + (2 * self.log_noise).exp()
         return self.net(mean), variance.sqrt()
 
 

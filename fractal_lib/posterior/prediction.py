@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fractal_lib.checks import as_float, as_int, as_positive
 from fractal_lib.posterior.base import Posterior, as_times
-from fractal_lib.posterior.marginals import Marginals
+from fractal_lib.posterior.marginals import CorrelatedMarginals, Marginals
 from fractal_lib.posterior.observations import Observations, as_observations
 
 __all__ = ["OCTAVES", "Forecast", "Predictor", "scaled"]
@@ -66,15 +66,19 @@ class Predictor(nn.Module):
         return tuple(found.tolist())
 
     def posterior_drift(
-        self, q: Marginals, eps: Tensor, t: Tensor, duration: float
+        self, q: Marginals | CorrelatedMarginals, eps: Tensor, t: Tensor, duration: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The posterior's drift f at z = mean + std eps; g^2; z: (B, Q, Z) each."""
-        z = q.mean + q.std * eps
+        """The posterior's drift f at z of eps; g^2; z: (B, Q, Z) each."""
+        z = q.sample(eps)
+        g2, dg2 = self._diffusion(z, t)
+        return q.velocity(eps) / duration + g2 * q.score(eps) / 2 + dg2 / 2, g2, z
+
+    def _diffusion(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """g^2 and its derivative in z, (B, Q, Z) each."""
         g2, gradient, *_ = torch.func.vjp(lambda z: self.prior.diffusion(z, t) ** 2, z)
         # g_i depends on z_i alone: this is the derivative of each by its own
         (dg2,) = gradient(torch.ones_like(z))
-        along = (q.mean_dt + q.std_dt * eps) / duration
-        return along - g2 * eps / (2 * q.std) + dg2 / 2, g2, z
+        return g2, dg2
 
     @torch.no_grad()
     def sample_prior(
@@ -108,9 +112,10 @@ class Predictor(nn.Module):
     ) -> Tensor:
         """Paths of the posterior SDE: (B, steps + 1, Z), one for each series (B,).
 
-        At every t its values are distributed as N(mean(t), std(t)^2), up to the step; the path
-        tells how they are correlated. A step is exact for a constant diffusion: (z - mean) / std is
-        then an Ornstein-Uhlenbeck process, so that no step is too long for a small std.
+        At every t its values are distributed as the posterior's marginals, up to the step; the path
+        tells how they are correlated in time. A step is exact for a constant diffusion: eps, which
+        is (z - mean) / std, is then an Ornstein-Uhlenbeck process, so that no step is too long for
+        a small std.
 
         Raises:
             TypeError, ValueError: for data, series or steps that do not fit.
@@ -122,23 +127,15 @@ class Predictor(nn.Module):
         prepared = self.posterior.prepare(data)
         t = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=data.values.device)
         t = t.repeat(len(series), 1)
-        q, tau = self.posterior(prepared, series, t), data.duration / steps
-        z = q.mean[:, 0] + q.std[:, 0] * _normal(q.mean[:, 0].shape, q.mean, generator)
-        path = [z]
+        q, unit = self.posterior(prepared, series, t), (1 / steps, data.duration)
+        eps = _normal(q.mean[:, :1].shape, q.mean, generator)
+        path = [q.at(slice(0, 1)).sample(eps)]
         for step in range(steps):
-            now = Marginals(*(part[:, step : step + 1] for part in q))
-            eps = (z.unsqueeze(1) - now.mean) / now.std
-            f, g2, _ = self.posterior_drift(now, eps, t[:, step : step + 1], data.duration)
-            rate = g2 / (2 * now.std**2)
-            # what the drift has beside the velocity and the pull, see `posterior_drift`
-            slope = f - (now.mean_dt + now.std_dt * eps) / data.duration + rate * now.std * eps
-            push = slope / now.std * -torch.expm1(-rate * tau) / rate
-            noise = _normal(eps.shape, z, generator)
-            spread = (-torch.expm1(-2 * rate * tau)).sqrt()
-            eps = (eps * (-rate * tau).exp() + push + spread * noise).squeeze(1)
-            z = q.mean[:, step + 1] + q.std[:, step + 1] * eps
-            path.append(z)
-        return torch.stack(path, 1)
+            g2, dg2 = self._diffusion(path[-1], t[:, step : step + 1])
+            noise, now = _normal(eps.shape, eps, generator), q.at(slice(step, step + 1))
+            eps = now.step(eps, noise, g2, dg2 / 2, *unit)
+            path.append(q.at(slice(step + 1, step + 2)).sample(eps))
+        return torch.cat(path, 1)
 
     @torch.no_grad()
     def predict(
@@ -156,7 +153,7 @@ class Predictor(nn.Module):
         series = as_observations(data).series_index(series)
         prepared, t = self.posterior.prepare(data), as_times(t, series)
         q = self.posterior(prepared, series, t)
-        mean, std = self.likelihood.predict(q.mean, q.std)
+        mean, std = self.likelihood.predict(q.mean, q.std, **q.factor)
         if noise and not bool(self.calibration.any()):
             return mean, std
         noises = self.likelihood.predict(q.mean, torch.zeros_like(q.std))[1] ** 2
@@ -221,8 +218,8 @@ class Predictor(nn.Module):
         every = torch.arange(len(some), device=index.device)
         t = torch.full((len(some), 1), start, dtype=torch.float64, device=index.device)
         q = self.posterior(self.posterior.prepare(some), every, t)
-        mean, std = (part.expand(-1, samples, -1) for part in (q.mean, q.std))  # (B, M, Z)
-        z = mean + std * _normal(mean.shape, mean, generator)
+        shape = len(some), samples, q.mean.shape[-1]  # (B, M, Z)
+        z = q.sample(_normal(shape, q.mean, generator))
         times = torch.linspace(0, horizon, steps + 1, dtype=torch.float64)
         latent = self._simulate(z, start, horizon, data.duration, steps, generator)
         return Forecast(times, latent, self.likelihood.sample(latent, generator))

@@ -13,6 +13,7 @@ from fractal_lib.reference.attention import (
 )
 from fractal_lib.reference.self_attention import (
     self_attention,
+    self_attention_bound,
     self_attention_groups,
     self_attention_reads,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "multilevel_weights",
     "pool",
     "self_attention",
+    "self_attention_bound",
     "self_attention_groups",
     "self_attention_reads",
 ]

@@ -5,26 +5,28 @@ Eager code goes through `Call`, an autograd function that `torch.func` transform
 compiler gets one operator instead (`fractal_lib.self_attention.custom_op`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
 from fractal_lib.attention.base import no_autocast
-from fractal_lib.self_attention import blocks, cells, ordering
+from fractal_lib.self_attention import blocks, cells, opening, ordering
+from fractal_lib.self_attention.calls import Call, Derivative
+from fractal_lib.self_attention.certificate import error_bound, radii
+from fractal_lib.self_attention.layout import Layout
+from fractal_lib.self_attention.search import search
 
 __all__ = [
     "Backward",
-    "Call",
     "Forward",
     "Settings",
-    "folded",
+    "bound_of",
+    "choice_of",
+    "chosen",
     "order_of",
     "self_attention",
-    "unfolded",
 ]
 
 
@@ -51,12 +53,79 @@ def order_of(
     return ordering.content_order(keys, padding, near, cells, order)
 
 
+def choice_of(
+    q: Tensor,
+    k: Tensor,
+    padding: Tensor | None,
+    order: Tensor | None,
+    settings: Settings,
+    opened: int,
+) -> Tensor | None:
+    """`chosen`, or None where there is nothing to open."""
+    if not opened:
+        return None
+    if not torch.compiler.is_compiling():
+        if k.shape[2] <= 2 * settings.near:  # there are no cells
+            return None
+    elif not torch._C._are_functorch_transforms_active():
+        operator = torch.ops.fractal_lib.self_attention_choice
+        return operator(q, k, padding, order, *settings, opened)
+    return chosen(q, k, padding, order, settings, opened)
+
+
+def chosen(
+    q: Tensor,
+    k: Tensor,
+    padding: Tensor | None,
+    order: Tensor | None,
+    settings: Settings,
+    opened: int,
+) -> Tensor:
+    """Keys that each query opens, (B, heads, N, opened) int32, -1 for none: as
+    `fractal_lib.self_attention.search.search` finds them. No gradient passes through it.
+    """
+    with torch.no_grad(), no_autocast(q.device):
+        made = _prepare(q.detach(), k.detach(), k[..., :0].detach(), padding, order, settings)
+        where = (made.counts, made.orders, made.bias, made.layout)
+        return search(made.q, made.keys, *where, opened).unflatten(0, q.shape[:2])
+
+
+def bound_of(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    padding: Tensor | None,
+    order: Tensor | None,
+    chosen: Tensor | None,
+    settings: Settings,
+    out: Tensor,
+) -> Tensor:
+    """`fractal_lib.self_attention.certificate.error_bound` of ``out``, (B, heads, N): 0 for a query
+    without any key. No gradient passes through it.
+    """
+    with torch.no_grad(), no_autocast(q.device):
+        q, k, v, out = (x.detach() for x in (q, k, v, out))
+        made = _prepare(q, k, v, padding, order, settings)
+        holders = cells.holders(k.shape[2], made.layout, made.orders)
+        of_keys, of_values = (
+            radii(x.flatten(0, 1).to(made.bias.dtype), made.counts, holders, made.layout)
+            for x in (k, v)
+        )
+        where = (made.bias, made.layout, out.flatten(0, 1), made.opened(chosen))
+        bound = error_bound(made.q, made.keys, made.values, of_keys, of_values, *where)
+        bound = bound.unflatten(0, q.shape[:2])
+        if padding is not None:
+            bound = bound.masked_fill(_without_keys(made, q.shape).squeeze(-1), 0)
+        return bound
+
+
 def self_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     padding: Tensor | None,
     order: Tensor | None,
+    chosen: Tensor | None,
     settings: Settings,
 ) -> Tensor:
     """`fractal_self_attention` of arguments that have been checked, differentiable.
@@ -65,14 +134,15 @@ def self_attention(
         q, k: (B, heads, N, D); v: (B, heads, N, Dv); all of one floating point dtype.
         padding: None or (B, N) bool, True for padding. k and v are finite there.
         order: None or (B, heads, size) int64, `order_of` the keys.
+        chosen: None or (B, heads, N, O) integers, keys that each query opens, -1 for none.
         settings: `Settings`.
     """
     if torch.compiler.is_compiling():
         if torch._C._are_functorch_transforms_active():
             # operators with an autograd formula refuse torch.func transforms: plain operations
-            return Forward(settings)(q, k, v, padding, order)[0]
-        return torch.ops.fractal_lib.self_attention(q, k, v, padding, order, *settings)
-    return Call.apply(Forward(settings), q, k, v, padding, order)[0]
+            return Forward(settings)(q, k, v, padding, order, chosen)[0]
+        return torch.ops.fractal_lib.self_attention(q, k, v, padding, order, chosen, *settings)
+    return Call.apply(Forward(settings), q, k, v, padding, order, chosen)[0]
 
 
 class Prepared(NamedTuple):
@@ -84,8 +154,15 @@ class Prepared(NamedTuple):
     counts: list[Tensor]
     orders: cells.Orders
     bias: Tensor
-    layout: blocks.Layout
+    layout: Layout
     scale: float
+
+    def opened(self, chosen: Tensor | None) -> opening.Chosen | None:
+        """Keys (B, heads, N, O) that queries open, and the cells that hold them."""
+        if chosen is None:
+            return None
+        holders = cells.holders(self.counts[0].shape[1], self.layout, self.orders)
+        return opening.Chosen(chosen.flatten(0, 1), holders)
 
 
 def _prepare(
@@ -99,7 +176,7 @@ def _prepare(
     near, half, causal, scale = settings
     batch, heads, n, width = q.shape
     scale = width**-0.5 if scale is None else scale
-    layout = blocks.Layout.of(n, near, half, causal, batch * heads, q.device)
+    layout = Layout.of(n, near, half, causal, batch * heads, q.device)
     dtype = torch.promote_types(q.dtype, torch.float32)
     if padding is None:
         valid = torch.ones(1, n, dtype=dtype, device=q.device)
@@ -127,17 +204,24 @@ def _without_keys(made: Prepared, shape: torch.Size) -> Tensor:
 
 @dataclass(frozen=True)
 class Forward:
-    """(q, k, v, padding, order) -> (out,)."""
+    """(q, k, v, padding, order, chosen) -> (out,)."""
 
     settings: Settings
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, order: Tensor | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        padding: Tensor | None,
+        order: Tensor | None,
+        chosen: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """The result, by plain operations."""
         with no_autocast(q.device):
             made = _prepare(q, k, v, padding, order, self.settings)
-            out = blocks.attend(made.q, made.keys, made.values, made.bias, made.layout)
+            opened = made.opened(chosen)
+            out = blocks.attend(made.q, made.keys, made.values, made.bias, made.layout, opened)
             out = out.unflatten(0, q.shape[:2])
             if padding is not None:
                 out = out.masked_fill(_without_keys(made, q.shape), 0)
@@ -150,7 +234,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
-    """(q, k, v, padding, order, out, grad) -> gradients of q, k and v."""
+    """(q, k, v, padding, order, chosen, out, grad) -> gradients of q, k and v."""
 
     settings: Settings
 
@@ -161,6 +245,7 @@ class Backward:
         v: Tensor,
         padding: Tensor | None,
         order: Tensor | None,
+        chosen: Tensor | None,
         out: Tensor,
         grad: Tensor,
     ) -> tuple[Tensor, ...]:
@@ -177,6 +262,7 @@ class Backward:
                 made.layout,
                 out.flatten(0, 1),
                 grad.flatten(0, 1),
+                made.opened(chosen),
             )
             grads = [grad_q * made.scale] + [
                 cells.means_backward(grad_table, made.counts, made.layout, made.orders)
@@ -191,109 +277,3 @@ class Backward:
     def derivative(self, inputs: int) -> "Derivative":
         """As `Call` asks for it."""
         return Derivative(self, inputs)
-
-
-@dataclass(frozen=True)
-class Derivative:
-    """The derivative of a ``function`` of ``inputs`` arguments that consists of plain operations:
-    (*arguments, *results, *gradients of the results) -> gradients of the arguments that have one.
-    """
-
-    function: Callable[..., tuple[Tensor, ...]]
-    inputs: int
-
-    def __call__(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        """The gradients, by torch's own rules."""
-        arguments, rest = list(tensors[: self.inputs]), tensors[self.inputs :]
-        places = _differentiable(arguments)
-
-        def of_those(*chosen: Tensor) -> tuple[Tensor, ...]:
-            for place, tensor in zip(places, chosen, strict=True):
-                arguments[place] = tensor
-            return self.function(*arguments)
-
-        pull = torch.func.vjp(of_those, *(tensors[place] for place in places))[1]
-        return pull(rest[len(rest) // 2 :])
-
-    def derivative(self, inputs: int) -> "Derivative":
-        """As `Call` asks for it."""
-        return Derivative(self, inputs)
-
-
-class Call(torch.autograd.Function):
-    """``Call.apply(function, *tensors)`` is ``function(*tensors)``, a tuple, differentiable.
-
-    The function's tensors begin with the axis of the batch, over which it is independent (that is
-    how `torch.func.vmap` is served: one larger batch); ``function.derivative(len(tensors))`` takes
-    (*tensors, *results, *gradients of the results) and gives a gradient for each floating point
-    tensor. It is linear in the last of these, so its own derivative gives forward mode.
-    """
-
-    @staticmethod
-    def forward(function: Any, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        """The results of the function."""
-        # as tangents will be, and no views, which forward mode refuses as results
-        return tuple(x.contiguous().detach() for x in function(*tensors))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        """Keep tensors and results."""
-        ctx.function, *tensors = inputs
-        ctx.save_for_backward(*tensors, *output)
-        ctx.save_for_forward(*tensors, *output)
-        ctx.inputs = len(tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """By the derivative of the function."""
-        tensors = ctx.saved_tensors
-        found = Call.apply(ctx.function.derivative(ctx.inputs), *tensors, *grads)
-        everything: list[Tensor | None] = [None] * ctx.inputs
-        for place, grad in zip(_differentiable(tensors[: ctx.inputs]), found, strict=True):
-            everything[place] = grad
-        return None, *everything
-
-    @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-        """By the derivative of the derivative."""
-        # what was saved still carries its tangents, which would lead back here
-        tensors: Any = [x if x is None else unpack_dual(x).primal for x in ctx.saved_tensors]
-        arguments, results = tensors[: ctx.inputs], tensors[ctx.inputs :]
-        derivative = ctx.function.derivative(ctx.inputs)
-
-        def transposed(*grads: Tensor) -> tuple[Tensor, ...]:
-            return Call.apply(derivative, *tensors, *grads)
-
-        pull = torch.func.vjp(transposed, *map(torch.zeros_like, results))[1]
-        places = _differentiable(arguments)
-        given = ((tangents[i], arguments[i]) for i in places)
-        found = pull(tuple(torch.zeros_like(x) if t is None else t for t, x in given))
-        return tuple(x.contiguous() for x in found)
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, ...], function: Any, *tensors: Tensor | None
-    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """One call with a larger batch."""
-        results = Call.apply(function, *folded(info.batch_size, in_dims[1:], tensors))
-        return unfolded(info.batch_size, results), (0,) * len(results)
-
-
-def _differentiable(tensors: Any) -> list[int]:
-    return [i for i, x in enumerate(tensors) if x is not None and x.is_floating_point()]
-
-
-def folded(size: int, dims: tuple[int | None, ...], tensors: Any) -> list[Tensor | None]:
-    """Each tensor with the axis that vmap runs over taken into its first axis, the batch."""
-    found = []
-    for dim, x in zip(dims, tensors, strict=True):
-        if x is not None:
-            x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-            x = x.flatten(0, 1)
-        found.append(x)
-    return found
-
-
-def unfolded(size: int, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inverse of `folded`, with the axis in front."""
-    return tuple(x.unflatten(0, (size, x.shape[0] // size)) for x in results)

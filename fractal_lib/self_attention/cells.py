@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fractal_lib.self_attention.blocks import FILL, Layout, in_blocks, out_of_blocks
+from fractal_lib.self_attention.layout import FILL, Layout, in_blocks, out_of_blocks
 
 __all__ = [
     "divided",
     "has_key",
+    "holders",
     "key_counts",
     "log_counts",
     "means",
     "means_backward",
     "pooled",
     "reordered",
+    "width_of",
 ]
 
 # for each scale from 1 on, (G, M), as `fractal_lib.self_attention.ordering.unpacked` gives it; or
@@ -66,11 +68,25 @@ def means_backward(
         total = total + (divided(grad, counts[scale]) if scale else grad)
         if scale:  # a sum's derivative goes to all that it is a sum of
             order, below = orders[scale - 1], counts[scale - 1].shape[1]
-            total = total.repeat_interleave(_width(scale, layout), 1)
+            total = total.repeat_interleave(width_of(scale, layout), 1)
             if order is not None:
                 total = reordered(total, _inverse(order))
             total = total[:, :below]
     return total
+
+
+def holders(n: int, layout: Layout, orders: Orders) -> list[Tensor | None]:
+    """For each scale the row of the cell that holds each of n keys, (G, N); None where time says
+    it.
+    """
+    found: list[Tensor | None] = [None]
+    for scale, order in enumerate(orders, 1):
+        if order is not None:
+            place, below = _inverse(order), found[-1]
+            place = place[:, :n] if below is None else place.gather(1, below)
+            order = place // width_of(scale, layout)
+        found.append(order)
+    return found
 
 
 def pooled(rows: Tensor, scale: int, layout: Layout, order: Tensor | None) -> Tensor:
@@ -80,7 +96,7 @@ def pooled(rows: Tensor, scale: int, layout: Layout, order: Tensor | None) -> Te
     more = -rows.shape[1] % layout.members(scale)
     rows = pad(rows, (0, 0) * (rows.dim() - 2) + (0, more)) if more else rows
     rows = rows if order is None else reordered(rows, order)
-    width = _width(scale, layout)
+    width = width_of(scale, layout)
     return rows.unflatten(1, (rows.shape[1] // width, width)).sum(2)
 
 
@@ -132,7 +148,7 @@ def has_key(bias: Tensor, layout: Layout) -> Tensor:
     return (own | before).flatten(1)
 
 
-def _width(scale: int, layout: Layout) -> int:
+def width_of(scale: int, layout: Layout) -> int:
     """Members of a cell on the scale below: keys (scale 1) or cells."""
     return layout.near // layout.half if scale == 1 else 2
 

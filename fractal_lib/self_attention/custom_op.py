@@ -10,12 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fractal_lib.self_attention.autograd import Backward, Forward, Settings, folded, unfolded
+from fractal_lib.self_attention.autograd import (
+    Backward,
+    Forward,
+    Settings,
+    chosen,
+)
+from fractal_lib.self_attention.calls import folded, unfolded
 from fractal_lib.self_attention.ordering import content_order, packed_size
 
-__all__ = ["operator", "order_operator"]
+__all__ = ["choice_operator", "operator", "order_operator"]
 
-TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? padding, Tensor? order"
+TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? padding, Tensor? order, Tensor? chosen"
+SEARCHED = "Tensor q, Tensor k, Tensor? padding, Tensor? order"
 SETTINGS = "int near, int cells, bool causal, float? scale"
 
 
@@ -41,6 +48,30 @@ def _(info: Any, dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
 
 
 @torch.library.custom_op(
+    "fractal_lib::self_attention_choice",
+    mutates_args=(),
+    schema=f"({SEARCHED}, {SETTINGS}, int opened) -> Tensor",
+)
+def choice_operator(
+    q: Tensor, k: Tensor, padding: Tensor | None, order: Tensor | None, *settings: Any
+) -> Tensor:
+    """`fractal_lib.self_attention.autograd.chosen`, not looked into by compilers."""
+    return chosen(q, k, padding, order, Settings(*settings[:-1]), settings[-1]).contiguous()
+
+
+@choice_operator.register_fake
+def _(q: Tensor, k: Tensor, padding: Tensor | None, order: Tensor | None, *rest: Any) -> Tensor:
+    return q.new_empty((*q.shape[:3], rest[-1]), dtype=torch.int32)
+
+
+@choice_operator.register_vmap
+def _(info: Any, dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
+    tensors = folded(info.batch_size, dims[:4], arguments[:4])
+    result = torch.ops.fractal_lib.self_attention_choice(*tensors, *arguments[4:])
+    return unfolded(info.batch_size, (result,))[0], 0
+
+
+@torch.library.custom_op(
     "fractal_lib::self_attention",
     mutates_args=(),
     schema=f"({TENSORS}, {SETTINGS}) -> Tensor",
@@ -51,10 +82,11 @@ def operator(
     v: Tensor,
     padding: Tensor | None,
     order: Tensor | None,
+    chosen: Tensor | None,
     *settings: Any,
 ) -> Tensor:
     """`fractal_lib.self_attention.autograd.self_attention`, not looked into by compilers."""
-    return Forward(Settings(*settings))(q, k, v, padding, order)[0].contiguous()
+    return Forward(Settings(*settings))(q, k, v, padding, order, chosen)[0].contiguous()
 
 
 @torch.library.custom_op(
@@ -68,12 +100,13 @@ def backward_operator(
     v: Tensor,
     padding: Tensor | None,
     order: Tensor | None,
+    chosen: Tensor | None,
     out: Tensor,
     grad: Tensor,
     *settings: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v."""
-    grads = Backward(Settings(*settings))(q, k, v, padding, order, out, grad)
+    grads = Backward(Settings(*settings))(q, k, v, padding, order, chosen, out, grad)
     grad_q, grad_k, grad_v = (g.contiguous() for g in grads)
     return grad_q, grad_k, grad_v
 
@@ -89,13 +122,13 @@ def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tens
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5], output)
-    ctx.settings = inputs[5:]
+    ctx.save_for_backward(*inputs[:6], output)
+    ctx.settings = inputs[6:]
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grads = torch.ops.fractal_lib.self_attention_backward(*ctx.saved_tensors, grad, *ctx.settings)
-    return *grads, *[None] * (2 + len(ctx.settings))
+    return *grads, *[None] * (3 + len(ctx.settings))
 
 
 operator.register_autograd(_backward, setup_context=_setup_context)
@@ -103,13 +136,13 @@ operator.register_autograd(_backward, setup_context=_setup_context)
 
 @operator.register_vmap
 def _(info: Any, dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
-    tensors = folded(info.batch_size, dims[:5], arguments[:5])
-    result = torch.ops.fractal_lib.self_attention(*tensors, *arguments[5:])
+    tensors = folded(info.batch_size, dims[:6], arguments[:6])
+    result = torch.ops.fractal_lib.self_attention(*tensors, *arguments[6:])
     return unfolded(info.batch_size, (result,))[0], 0
 
 
 @backward_operator.register_vmap
 def _(info: Any, dims: tuple, *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    tensors = folded(info.batch_size, dims[:7], arguments[:7])
-    results = torch.ops.fractal_lib.self_attention_backward(*tensors, *arguments[7:])
+    tensors = folded(info.batch_size, dims[:8], arguments[:8])
+    results = torch.ops.fractal_lib.self_attention_backward(*tensors, *arguments[8:])
     return unfolded(info.batch_size, results), (0, 0, 0)

@@ -9,6 +9,7 @@ from torch.nn.functional import linear
 from fractal_lib.checks import as_int, as_tensor, require
 from fractal_lib.self_attention.functional import (
     check_geometry,
+    check_opened,
     check_order,
     clean,
     fractal_self_attention,
@@ -39,7 +40,7 @@ class FractalSelfAttention(nn.Module):
         batch_first: True for (B, N, embed_dim), False for (N, B, embed_dim). The default is not
             that of torch.
         device, dtype: of the parameters.
-        near, cells, order: as in `fractal_self_attention`.
+        near, cells, order, opened: as in `fractal_self_attention`.
         causal: True if position i reads positions 0 to i alone.
 
     Attributes:
@@ -83,6 +84,7 @@ class FractalSelfAttention(nn.Module):
         near: int = 64,
         cells: int = 8,
         order: str = "time",
+        opened: int = 0,
         causal: bool = False,
     ):
         super().__init__()
@@ -95,7 +97,7 @@ class FractalSelfAttention(nn.Module):
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout must be from 0 to 1, got {dropout}")
         self.near, self.cells = check_geometry(near, cells)
-        self.order = check_order(order)
+        self.order, self.opened = check_order(order), check_opened(opened, self.cells)
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
         self.dropout, self.batch_first, self.causal = dropout, batch_first, causal
         self.in_proj_weight = nn.Parameter(
@@ -126,6 +128,7 @@ class FractalSelfAttention(nn.Module):
         near: int = 64,
         cells: int = 8,
         order: str = "time",
+        opened: int = 0,
         causal: bool = False,
     ) -> "FractalSelfAttention":
         """One with a copy of the parameters of torch's module, and its ``batch_first``.
@@ -134,7 +137,7 @@ class FractalSelfAttention(nn.Module):
             attention: with keys and values of the width of queries, and no biases of its own among
                 them (``add_bias_kv``, ``add_zero_attn``).
             dropout: default that of ``attention``; 0 is needed to train.
-            near, cells, order, causal: as in the class.
+            near, cells, order, opened, causal: as in the class.
 
         Raises:
             ValueError: for a module that this one cannot stand for.
@@ -160,6 +163,7 @@ class FractalSelfAttention(nn.Module):
             near=near,
             cells=cells,
             order=order,
+            opened=opened,
             causal=causal,
         )
         made.load_state_dict(attention.state_dict())
@@ -169,6 +173,7 @@ class FractalSelfAttention(nn.Module):
         """The width, the heads and the geometry; the rest where it is not the default."""
         shown = f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, near={self.near}, "
         shown += f"cells={self.cells}, order={self.order}, causal={self.causal}"
+        shown += f", opened={self.opened}" if self.opened else ""
         shown += f", dropout={self.dropout}" if self.dropout else ""
         shown += "" if self.in_proj_bias is not None else ", bias=False"
         return shown + ("" if self.batch_first else ", batch_first=False")
@@ -230,6 +235,7 @@ class FractalSelfAttention(nn.Module):
             near=self.near,
             cells=self.cells,
             order=self.order,
+            opened=self.opened,
             key_padding_mask=padding,
         )
         out = self.out_proj(out.transpose(1, 2).flatten(2))

@@ -19,8 +19,8 @@ from torch.nn.functional import pad
 
 from fractal_lib.attention.base import no_autocast
 from fractal_lib.curves.hilbert import hilbert_encode
-from fractal_lib.self_attention.blocks import CHUNK, Layout
 from fractal_lib.self_attention.cells import divided, pooled
+from fractal_lib.self_attention.layout import CHUNK, Layout
 
 __all__ = ["ORDERS", "content_order", "packed_size", "unpacked"]
 

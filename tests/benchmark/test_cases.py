@@ -21,11 +21,13 @@ from fractal_lib.benchmark import (
     case,
     co2_rivals,
     forecast_rivals,
+    forecast_sde,
     glucose_rivals,
     ladder_ablation,
     long_rivals,
     masks,
     mocap_rivals,
+    mocap_task,
     mqar,
     trained_keys,
 )
@@ -53,6 +55,7 @@ TINY = {
     "long-rivals": "--n 150 --no-isolated",
     "glucose-rivals": "--readings 1500 --seeds 0",
     "mocap-rivals": "--path mocap35.mat",
+    "mocap": "--path mocap35.mat --seeds 0 1 --samples 3",
     "forecast-rivals": "--origins 3 --tasks co2",
     "trained-keys": "--length 40 --near 4 --cells 2 --centroids 3 --texts 1 --steps 1 1 1",
     "key-kinds": "--n 60 --width 8 --near 4 --cells 2 --centroids 3 --seeds 0",
@@ -63,7 +66,8 @@ TINY = {
     "--tokens 32 --seeds 0",
 }
 LATENT = "latent-sde --task ou --steps 9 --quiet"
-REQUIRED = {"latent-sde": ["--task", "ou"], "mocap-rivals": ["--path", "mocap35.mat"]}
+REQUIRED = {"latent-sde": ["--task", "ou"]}
+REQUIRED |= {name: ["--path", "mocap35.mat"] for name in ("mocap", "mocap-rivals")}
 NUMBERS = {  # of rows, or of runs
     "context-attention": 2 * (4 + len(PATTERNS)),
     "heads": 3 * (2 + len(PATTERNS)),
@@ -77,6 +81,7 @@ NUMBERS = {  # of rows, or of runs
     "long-rivals": len(long_rivals.RIVALS),
     "glucose-rivals": len(glucose_rivals.RIVALS),
     "mocap-rivals": len(mocap_rivals.RIVALS),
+    "mocap": 2 * len(mocap_task.MODELS),
     "forecast-rivals": len(forecast_rivals.RIVALS),
     "trained-keys": 8 * len(WAYS),
     "key-kinds": 3 * len(WAYS),
@@ -88,15 +93,21 @@ NUMBERS = {  # of rows, or of runs
 
 @pytest.fixture
 def short(monkeypatch):
-    """What no option makes small: the number of compiled masks, the text, 2048 Lorenz paths; and
-    the file of motion capture.
+    """What no option makes small: the number of compiled masks, the text, 2048 Lorenz paths, the
+    training of forecasts; and the file of motion capture.
     """
     dragon = {"dragon": masks.masks(300)["dragon"]}
     monkeypatch.setattr(masks, "masks", lambda n, device: dragon)
+<<<<<<< HEAD
     monkeypatch.setattr(trained_keys, "docstrings", lambda: bytes(range(256)) * 8)
+=======
+    monkeypatch.setattr(text_task, "docstrings", lambda: bytes(range(256)) * 8)
+    monkeypatch.setattr(forecast_sde, "STEPS", 5)
+>>>>>>> main
     monkeypatch.setattr(ladder_ablation, "lorenz_task", lambda n, noise: ou_task())
     walks = np.random.default_rng(0).standard_normal((9, 20, 5)).cumsum(1)
-    monkeypatch.setattr(mocap_rivals, "mocap", lambda path: Mocap(walks[:4], walks[4:6], walks[6:]))
+    for module in (mocap_rivals, mocap_task):
+        monkeypatch.setattr(module, "mocap", lambda path: Mocap(walks[:4], walks[4:6], walks[6:]))
 
 
 def test_every_case_is_tested():

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention as full
 from fractal_lib import fractal_self_attention
 from fractal_lib.reference import self_attention as specification
 from fractal_lib.reference import self_attention_reads
-from fractal_lib.self_attention.blocks import Layout
+from fractal_lib.self_attention.layout import Layout
 
 ORDERS = ("time", "tree", "hilbert")
 SIZES = (1, 2, 3, 63, 100, 2000, 4097)

@@ -164,15 +164,61 @@ def test_the_operator_is_registered_as_torch_asks():
         geometry = (k.detach(), mask, 4, 2, "tree")
         torch.library.opcheck(torch.ops.fractal_lib.self_attention_order.default, geometry)
         for order in (None, content_order(*geometry)):
-            torch.library.opcheck(
-                torch.ops.fractal_lib.self_attention.default,
-                (q, k, v, mask, order, 4, 2, True, None),
-            )
+            searched = (q.detach(), k.detach(), mask, order, 4, 2, True, None, 3)
+            torch.library.opcheck(torch.ops.fractal_lib.self_attention_choice.default, searched)
+            for chosen in (None, torch.ops.fractal_lib.self_attention_choice(*searched)):
+                torch.library.opcheck(
+                    torch.ops.fractal_lib.self_attention.default,
+                    (q, k, v, mask, order, chosen, 4, 2, True, None),
+                )
     operator = torch.ops.fractal_lib.self_attention
     x = draw(3, 2, 1, 10, 3)
-    call = vmap(lambda *x: operator(*x, padding, None, 4, 2, False, 0.5))
+    call = vmap(lambda *x: operator(*x, padding, None, None, 4, 2, False, 0.5))
     with torch.no_grad():
         expected = torch.stack(
-            [operator(*(y[i] for y in x), padding, None, 4, 2, False, 0.5) for i in range(3)]
+            [operator(*(y[i] for y in x), padding, None, None, 4, 2, False, 0.5) for i in range(3)]
         )
         torch.testing.assert_close(call(*x), expected, **close)
+
+
+OPENED = {**GEOMETRY, "order": "tree", "opened": 3}
+
+
+def opened_loss(q, k, v):
+    return fractal_self_attention(q, k, v, **OPENED).square().sum()
+
+
+def test_opened_keys_under_every_transform():
+    """Which keys are opened is a constant; all else is as without."""
+    q, k, v = draw(2, 1, 30, 2)
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    expected = torch.autograd.grad(opened_loss(*leaves), leaves)
+    each = vmap(grad(lambda *x: opened_loss(*(y[None] for y in x)), (0, 1, 2)))(q, k, v)
+    for a, b in zip(each, expected, strict=True):
+        torch.testing.assert_close(a, b, **close)
+    inputs = [x[:1].clone().requires_grad_() for x in (q, k, v)]
+    assert torch.autograd.gradcheck(
+        lambda *x: fractal_self_attention(*x, **OPENED), inputs, check_forward_ad=True
+    )
+    q, k, v = (x[:1, :, :20, :1] for x in (q, k, v))
+
+    def of(q):
+        return opened_loss(q, k, v)
+
+    exact = torch.autograd.functional.hessian(of, q)
+    for form in (hessian(of), jacrev(jacrev(of)), jacfwd(jacfwd(of))):
+        torch.testing.assert_close(form(q), exact, **close)
+
+
+@pytest.mark.filterwarnings("default")
+def test_one_graph_for_every_length_with_opened_keys():
+    torch.compiler.reset()
+    compiled = torch.compile(opened_loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch._dynamo.utils.counters.clear()
+    for n in (5, 9, 33, 129):
+        leaves = [x.requires_grad_() for x in draw(2, 1, n, 3, seed=n)]
+        got = torch.autograd.grad(compiled(*leaves), leaves)
+        expected = torch.autograd.grad(opened_loss(*leaves), leaves)
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, **close)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
