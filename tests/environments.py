@@ -57,7 +57,7 @@ class Environment:
 
     def _link(self, package):
         for file in package.files or []:
-            if ".." in file.parts or file.suffix == ".pyc":
+            if ".." in file.parts:
                 continue
             source, target = Path(package.locate_file(file)), self.site / file
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,7 @@ FAR: dict[str, dict[str, Any]] = {
     "cells by time": {"order": "time"},
     "cells by Hilbert": {"order": "hilbert"},
     "cells by tree": {"order": "tree"},
+    "tree, 32 opened": {"order": "tree", "opened": 32},
 }
 """Options of `fractal_self_attention` beside its geometry, by the name that records have."""
 

@@ -94,7 +94,7 @@ def burgers_operator(
 
     Args:
         n: points on the circle, the rows.
-        nu: viscosity.
+        nu: viscosity of the equation.
         train, test: functions that are trained on, and that are held out.
         width, heads, layers: of the model.
         near, cells: of `fractal_self_attention`; the window reads as many points.

@@ -1,5 +1,6 @@
 """A needle in a haystack: one key, far away, is what the query asks for."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -13,16 +14,16 @@ from fractal_lib.progress import progress_bar
 
 __all__ = ["haystack", "needle"]
 
-NEEDLES, SHARP, MEAN = 16, 2.5, "mean of the values"
+NEEDLES, ABOVE, MEAN = 16, 8.0, "mean of the values"
 
 
 def haystack(n: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q, k and v, each (1, 1, n, width) float32 standard normal, and the places (16,) of queries
-    that ask for one key each: they are 2.5 times that key.
+    that ask for one key each: they are parallel to it, and its logit is log(n) + 8.
 
-    Such a query's logits have a standard deviation of about 2.5 and its needle's logit is 2.5
-    sqrt(width), so with a width of 64 its needle has nearly all the weight at any n here. Needles
-    are in the first half, those who ask in the last quarter, both at random.
+    The other n logits of such a query have a standard deviation of (log(n) + 8) / |key|, about 2
+    with a width of 64, so its needle has nearly all the weight at any n here. Needles are in the
+    first half, those who ask in the last quarter, both at random.
 
     >>> q, k, v, rows = haystack(200, 64, seed=0)
     >>> weights = (q[0, 0, rows] @ k[0, 0].T / 8).softmax(-1)
@@ -34,7 +35,9 @@ def haystack(n: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Ten
     count = min(NEEDLES, n // 4)
     place = torch.randperm(n // 2, generator=generator)[:count]
     rows = n - 1 - torch.randperm(n // 4, generator=generator)[:count]
-    q[:, :, rows] = SHARP * k[:, :, place]
+    needles = k[:, :, place]
+    logit = math.log(n) + ABOVE
+    q[:, :, rows] = needles * logit * width**0.5 / needles.square().sum(-1, keepdim=True)
     return q, k, v, rows
 
 

@@ -1,5 +1,6 @@
 """Self-attention side by side: full, window and fractal."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from fractal_lib.benchmark.attentions import FAR
 from fractal_lib.benchmark.harness import fill_in, milliseconds, number
 from fractal_lib.benchmark.machine import check_device, positive, threads_of
 from fractal_lib.benchmark.peak import peak_memory
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.timer import Turns
+from fractal_lib.benchmark.window_rivals import FORWARD_ONLY, WINDOWS_OF_OTHERS
 from fractal_lib.self_attention import fractal_self_attention
 
 __all__ = ["Shape", "benchmark_self_attention", "draw", "relative_error", "rivals", "slopes"]
@@ -36,20 +39,29 @@ class Shape(NamedTuple):
 
 
 def rivals(shape: Shape) -> dict[str, Attention]:
-    """Everything that is timed, by name; what is causal says so.
+    """Everything that is timed, by name; what is causal says so: "fractal" is as it comes, and
+    every other way of `FAR` goes by its own name.
 
-    >>> list(rivals(Shape(1, 1, 8, 16, 4)))
-    ['full', 'window', 'fractal', 'full, causal', 'window, causal', 'fractal, causal']
+    >>> list(rivals(Shape(1, 1, 8, 16, 4)))[:4]
+    ['full', 'window', 'fractal', 'cells by Hilbert']
     """
     fractal = partial(fractal_self_attention, near=shape.near, cells=shape.cells)
     plain = {
         "full": scaled_dot_product_attention,
         "window": partial(fractal, cells=0),
         "fractal": fractal,
+    } | {
+        name: partial(fractal, **options) for name, options in FAR.items() if not _default(options)
     }
     return plain | {
         f"{name}, causal": partial(call, is_causal=True) for name, call in plain.items()
     }
+
+
+def _default(options: dict) -> bool:
+    """Whether this is what one gets without asking."""
+    known = inspect.signature(fractal_self_attention).parameters
+    return all(known[name].default == value for name, value in options.items())
 
 
 def draw(
@@ -77,7 +89,7 @@ def draw(
     return q, k, v
 
 
-@case("self-attention", records="self-attention-*")
+@case("self-attention", records="self-attention-*", choices={"others": list(WINDOWS_OF_OTHERS)})
 def benchmark_self_attention(
     sizes: Sequence[int] = (1_024, 4_096, 16_384),
     batch: int = 1,
@@ -90,6 +102,7 @@ def benchmark_self_attention(
     threads: int = 1,
     seconds: float = 1.0,
     memory: bool = True,
+    others: Sequence[str] = (),
     progress: bool = True,
 ) -> dict:
     """Time self-attention, full, window and fractal, with errors and peak memory. Prints a table.
@@ -106,6 +119,7 @@ def benchmark_self_attention(
         threads: of the CPU.
         seconds: measuring time for each, in three turns; a call is never cut short.
         memory: measure peak memory too, on a CPU in a process of its own for each.
+        others: the causal window by these packages too; FlexAttention compiles for each size.
         progress: show a bar on stderr (with tqdm if it is installed).
 
     Returns:
@@ -127,6 +141,7 @@ def benchmark_self_attention(
     ['error', 'iqr', 'method', 'n', 'note', 'pass', 'peak', 'seconds', 'speedup']
     """
     shape = Shape(batch, heads, width, near, cells)
+    calls = rivals(shape) | {name: WINDOWS_OF_OTHERS[name](near) for name in others}
     positive(
         sizes=sizes,
         **{name: value for name, value in shape._asdict().items() if name != "cells"},
@@ -140,9 +155,9 @@ def benchmark_self_attention(
         print(_HEAD + "\n" + "-" * len(_HEAD))
         for n in sizes:
             turns = Turns[tuple[str, str]](threads)
-            of_size = _warm_up(n, shape, full_to, device, memory, turns)
+            of_size = _warm_up(n, shape, calls, full_to, device, memory, turns)
             timings = turns.measure(seconds, f"n = {n}", progress)
-            fill_in(of_size, timings, "pass", {name: _full_of(name) for name in rivals(shape)})
+            fill_in(of_size, timings, "pass", {name: _full_of(name) for name in calls})
             for record in of_size:
                 print(_line(record), flush=True)
             found += of_size
@@ -153,27 +168,33 @@ def benchmark_self_attention(
 
 
 def _warm_up(
-    n: int, shape: Shape, full_to: int, device: str, memory: bool, turns: Turns[tuple[str, str]]
+    n: int,
+    shape: Shape,
+    calls: dict[str, Attention],
+    full_to: int,
+    device: str,
+    memory: bool,
+    turns: Turns[tuple[str, str]],
 ) -> list[dict]:
     """Enter every rival and pass with the timer, whose first call warms it up; a record for each,
     with its error and its peak of memory.
     """
     records, inputs = [], draw(n, shape, device=device)
-    for name, call in rivals(shape).items():
+    for name, call in calls.items():
         timed = not name.startswith("full") or n <= full_to
         error = {
             keys: relative_error(call, draw(n, shape, keys, device), "causal" in name)
             for keys in KEYS
             if timed
         }
-        for kind in PASSES:
+        for kind in PASSES[:1] if name in FORWARD_ONLY else PASSES:
             record = {"n": n, "method": name, "seconds": None, "iqr": None, "speedup": None}
             record |= {"error": error or None, "peak": None, "note": "", "pass": kind}
             if not timed:
                 record["note"] = f"left out above n = {full_to}"
             else:
                 turns.add((name, kind), partial(_pass(call, kind), *inputs))
-                if memory:
+                if memory and name in rivals(shape):
                     prepare = partial(_prepare, name, kind, n, shape, device)
                     record["peak"] = peak_memory(prepare, device)
             records.append(record)
@@ -243,7 +264,7 @@ def slopes(records: list[dict], least: int = 4_096) -> dict[str, float]:
 
 
 _HEAD = (
-    f"{'n':>7} | {'method':<15} | {'pass':<18} | {'median':>9} | {'IQR':>9} | {'vs full':>7} | "
+    f"{'n':>7} | {'method':<24} | {'pass':<18} | {'median':>9} | {'IQR':>9} | {'vs full':>7} | "
     f"{'peak':>9} | error: smooth, random keys"
 )
 
@@ -253,7 +274,7 @@ def _line(record: dict) -> str:
     error = record["note"] or ", ".join(f"{record['error'][keys]:.1e}" for keys in KEYS)
     columns = [
         f"{record['n']:>7}",
-        f"{record['method']:<15}",
+        f"{record['method']:<24}",
         f"{record['pass']:<18}",
         f"{milliseconds(record['seconds']):>9}",
         f"{milliseconds(record['iqr']):>9}",

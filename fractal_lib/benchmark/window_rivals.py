@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from fractal_lib.benchmark.transformer import Attend
 from fractal_lib.checks import optional
 
-__all__ = ["WINDOWS_OF_OTHERS", "flex_window", "local_window"]
+__all__ = ["FORWARD_ONLY", "WINDOWS_OF_OTHERS", "flex_window", "local_window"]
 
 
 def flex_window(near: int, compiled: bool = True) -> Attend:
@@ -65,3 +65,6 @@ WINDOWS_OF_OTHERS: dict[str, Callable[[int], Attend]] = {
     "local-attention, causal": local_window,
 }
 """By name: what makes one for a ``near``."""
+
+FORWARD_ONLY = ("FlexAttention, causal",)
+"""What cannot be trained on a CPU."""

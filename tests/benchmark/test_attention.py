@@ -84,7 +84,9 @@ def test_the_bare_gather_copies_the_rows_that_the_ladder_reads():
 
 
 @pytest.mark.filterwarnings("default")  # the compiler's own deprecations are not ours
-def test_compiled_forms_stand_beside_the_eager_ones():
+def test_compiled_forms_stand_beside_the_eager_ones(monkeypatch):
+    # the graphs, not the code made of them: that is minutes, and other tests have it
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     records = tiny(64, compile=True)
     eager, compiled = by_name(records, 64), by_name(records, 64, "compiled")
     assert eager.keys() == compiled.keys()

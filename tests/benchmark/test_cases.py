@@ -71,7 +71,7 @@ REQUIRED |= {name: ["--path", "mocap35.mat"] for name in ("mocap", "mocap-rivals
 NUMBERS = {  # of rows, or of runs
     "context-attention": 2 * (4 + len(PATTERNS)),
     "heads": 3 * (2 + len(PATTERNS)),
-    "self-attention": 6 * 2,
+    "self-attention": 2 * (2 + len(FAR)) * 2,
     "masks": 1,
     "hilbert-speed": 3,
     "latent-sde": 1,
@@ -98,12 +98,8 @@ def short(monkeypatch):
     """
     dragon = {"dragon": masks.masks(300)["dragon"]}
     monkeypatch.setattr(masks, "masks", lambda n, device: dragon)
-<<<<<<< HEAD
     monkeypatch.setattr(trained_keys, "docstrings", lambda: bytes(range(256)) * 8)
-=======
-    monkeypatch.setattr(text_task, "docstrings", lambda: bytes(range(256)) * 8)
     monkeypatch.setattr(forecast_sde, "STEPS", 5)
->>>>>>> main
     monkeypatch.setattr(ladder_ablation, "lorenz_task", lambda n, noise: ou_task())
     walks = np.random.default_rng(0).standard_normal((9, 20, 5)).cumsum(1)
     for module in (mocap_rivals, mocap_task):
@@ -361,7 +357,7 @@ def test_a_name_is_taken_once():
 
 def test_a_case_is_refused_what_it_does_not_know():
     with pytest.raises(
-        ValueError, match="only must be one of smooth, random walk, random, got 'x'"
+        ValueError, match="only must be one of mean of the values, window, .*, got 'x'"
     ):
         CASES["key-kinds"].run(only=["x"])
 

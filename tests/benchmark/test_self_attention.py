@@ -23,6 +23,7 @@ from fractal_lib.benchmark.self_attention import (
     rivals,
     slopes,
 )
+from fractal_lib.benchmark.window_rivals import flex_window, local_window
 
 SHAPE = Shape(batch=1, heads=2, width=8, near=8, cells=4)
 TINY = dict(heads=2, width=8, near=8, cells=4, seconds=0.003, memory=False, progress=False)
@@ -65,6 +66,19 @@ def test_the_backward_pass_is_that_of_all_three_inputs():
     for grad, leaf in zip(grads, leaves, strict=True):
         torch.testing.assert_close(grad, leaf.grad)
     assert not self_attention._pass(full, "forward")(*leaves).requires_grad
+
+
+def test_the_window_of_flex_attention_is_ours():
+    q, k, v = draw(200, SHAPE)
+    ours = fractal_self_attention(q, k, v, near=24, cells=0, is_causal=True)
+    torch.testing.assert_close(flex_window(24, compiled=False)(q, k, v), ours)
+
+
+def test_the_window_of_local_attention_is_ours():
+    pytest.importorskip("local_attention")
+    q, k, v = draw(200, SHAPE)
+    ours = fractal_self_attention(q, k, v, near=24, cells=0, is_causal=True)
+    torch.testing.assert_close(local_window(24)(q, k, v), ours)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

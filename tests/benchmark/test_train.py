@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from fractal_lib.benchmark.__main__ import main
 from fractal_lib.benchmark.real_tasks import TASKS
 from fractal_lib.benchmark.tasks import POSTERIORS, lorenz_task
 from fractal_lib.benchmark.train import train
@@ -88,10 +89,11 @@ def test_a_process_that_is_killed_goes_on_to_the_same_end(tmp_path):
 
     def command(name):
         given = "run latent-sde --task ou --steps 150 --checkpoint-every 30 --quiet"
-        files = f"--checkpoint {name}.pt --json {name}.json"
-        return [sys.executable, "-m", "fractal_lib.benchmark", *given.split(), *files.split()]
+        files = ["--checkpoint", tmp_path / f"{name}.pt", "--json", tmp_path / f"{name}.json"]
+        return [*given.split(), *map(str, files)]
 
-    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, cwd=tmp_path)
+    module = [sys.executable, "-m", "fractal_lib.benchmark"]
+    process = subprocess.Popen([*module, *command("killed")], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
     while (
         not (tmp_path / "killed.pt").exists()
@@ -103,7 +105,7 @@ def test_a_process_that_is_killed_goes_on_to_the_same_end(tmp_path):
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
     assert (tmp_path / "killed.pt").exists() and not (tmp_path / "killed.json").exists()
     for name in ("killed", "whole"):
-        subprocess.run(command(name), check=True, stdout=subprocess.DEVNULL, cwd=tmp_path)
+        main(command(name))
     killed, whole = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("killed", "whole")
     )

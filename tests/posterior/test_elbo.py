@@ -157,9 +157,13 @@ def test_one_read_answers_as_one_for_each_time(kind):
 def test_many_queries_estimate_what_one_does(kind):
     model, data = small(kind)
     context, series = model.posterior.prepare(data), torch.arange(5)
-    with torch.no_grad():
-        one = torch.stack([torch.stack(model(data, context, series, 1)) for _ in range(2000)])
-        many = torch.stack([torch.stack(model(data, context, series, 16)) for _ in range(200)])
+
+    def estimates(number, num_times):  # (number, 3 terms, 5 series), each of its own draws
+        with torch.no_grad():
+            terms = model(data, context, series.repeat(number), num_times)
+        return torch.stack(terms).view(3, number, 5).transpose(0, 1)
+
+    one, many = estimates(2000, 1), estimates(200, 16)
     error = (one.var(0) / 2000 + many.var(0) / 200).sqrt() + 1e-12
     assert ((one.mean(0) - many.mean(0)).abs() / error).max() < 5
 

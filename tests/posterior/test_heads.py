@@ -144,7 +144,7 @@ def test_jvp_is_double_backward_is_central_difference(name):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_gradcheck_of_value_and_slope(name):
-    head, (ctx, t) = make_head(name), inputs(9)
+    head, (ctx, t) = make_head(name), inputs(9, batch=1)
     ctx.requires_grad_(), t.requires_grad_()
 
     def both(ctx, t):
@@ -155,7 +155,7 @@ def test_gradcheck_of_value_and_slope(name):
     assert torch.autograd.gradgradcheck(head.get_coeffs, (ctx, t), check_fwd_over_rev=True)
 
 
-@pytest.mark.parametrize("name", ["dense", "ladder", "combined"])
+@pytest.mark.parametrize("name", ["dense", "combined"])  # the ladder is in the second
 def test_fullgraph_compile_of_all_that_training_asks(name):
     torch.compiler.reset()
     head = make_head(name)
@@ -179,19 +179,18 @@ def test_fullgraph_compile_of_all_that_training_asks(name):
 
 INDUCTOR = """
 import torch
-from fractal_lib import PosteriorAffine, UltimateFractalPosteriorAffine
+from fractal_lib import UltimateFractalPosteriorAffine
 torch.manual_seed(0)
 ctx, t = torch.randn(4, 51, 8, requires_grad=True), torch.rand(4, 1)
-for head in (PosteriorAffine(2, 8), UltimateFractalPosteriorAffine(2, 8)):
-    def loss(ctx):
-        (m, s), (dm, ds) = head(ctx, t, return_t_dir=True)
-        return m.square().sum() + s.sum() + dm.square().sum() / 100 + ds.square().sum() / 100
-    inputs = [ctx, *head.parameters()]
-    eager = torch.autograd.grad(loss(ctx), inputs, allow_unused=True)
-    compiled = torch.compile(loss, fullgraph=True)(ctx)
-    compiled = torch.autograd.grad(compiled, inputs, allow_unused=True)
-    for a, b in zip(eager, compiled):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+head = UltimateFractalPosteriorAffine(2, 8)
+def loss(ctx):
+    (m, s), (dm, ds) = head(ctx, t, return_t_dir=True)
+    return m.square().sum() + s.sum() + dm.square().sum() / 100 + ds.square().sum() / 100
+inputs = [ctx, *head.parameters()]
+eager = torch.autograd.grad(loss(ctx), inputs, allow_unused=True)
+compiled = torch.autograd.grad(torch.compile(loss, fullgraph=True)(ctx), inputs, allow_unused=True)
+for a, b in zip(eager, compiled):
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 """
 
 
