@@ -109,7 +109,7 @@ def burgers_operator(
         was there at the start, and linear ridge regression.
 
     Source: Li et al., Fourier Neural Operator (2021), section 5.1, with a viscosity ten times
-    lower; chapter ``attention/self_attention``.
+    lower; chapter ``self_attention/near_in_content``.
     """
     positive(n=n, train=train, test=test, steps=steps, batch=batch)
     known, asked = pairs(train, n, nu, seed=0), pairs(test, n, nu, seed=1)

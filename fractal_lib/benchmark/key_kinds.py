@@ -66,7 +66,7 @@ def key_kinds(
     Yields:
         ``rows``, one for each kind (``name``), seed and method, as `rows_of` makes them.
 
-    Source: chapter ``attention/self_attention``.
+    Source: chapter ``self_attention/near_in_content``.
     """
     positive(n=n, width=width)
     rows: list[dict] = []

@@ -48,7 +48,7 @@ def benchmark_masks(
     Raises:
         ValueError: for numbers that are not positive, or a CUDA device that is not there.
 
-    Source: chapter ``attention/self_attention``.
+    Source: chapter ``self_attention/near_in_content``.
     """
     positive(sizes=sizes, heads=heads, width=width, threads=threads, seconds=seconds)
     check_device(device)

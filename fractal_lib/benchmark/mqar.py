@@ -53,7 +53,7 @@ def mqar(
         sequences of each length, the same for keys that come again more than 2 ``near`` later
         (``far``), seconds by the wall and CPU seconds.
 
-    Source: Arora et al., Zoology (2023); chapter ``attention/self_attention``.
+    Source: Arora et al., Zoology (2023); chapter ``self_attention/opening``.
     """
     positive(lengths=lengths, pairs=pairs, steps=steps, tokens=tokens)
     runs, todo = [], [(seed, name) for seed in seeds for name in only or ATTENTIONS]

@@ -72,7 +72,7 @@ def needle(
         ``rows``, one for each n, seed and method: relative ``error`` over the 16 queries that ask
         for a needle, and how many keys and cells one of them ``reads`` at most.
 
-    Source: chapter ``attention/self_attention``.
+    Source: chapter ``self_attention/opening``.
     """
     positive(sizes=sizes, width=width)
     rows = []

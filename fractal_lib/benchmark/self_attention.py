@@ -133,7 +133,7 @@ def benchmark_self_attention(
     Raises:
         ValueError: for numbers that are not positive, or a CUDA device that is not there.
 
-    Source: chapter ``attention/self_attention``.
+    Source: chapter ``self_attention/near_in_content``.
 
     >>> settings = dict(width=8, near=16, cells=4, seconds=0.01, memory=False, progress=False)
     >>> sorted(benchmark_self_attention([96], **settings)["rows"][0])

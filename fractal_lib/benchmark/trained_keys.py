@@ -141,7 +141,7 @@ def trained_keys(
         ``bigram`` and a ``trigram`` table on the same text, and ``rows``, one for each head and
         method, as `rows_of` makes them.
 
-    Source: chapter ``attention/self_attention``.
+    Source: chapter ``self_attention/near_in_content``.
     """
     positive(length=length, texts=texts, centroids=centroids)
     text = docstrings()

@@ -27,7 +27,7 @@ def docstrings() -> bytes:
         FileNotFoundError: if this Python comes without the sources of its library.
 
     Complexity: parses the library, a few seconds, once a process. Source: the Python Software
-    Foundation, under its licence; chapter ``attention/self_attention``.
+    Foundation, under its licence; chapter ``self_attention/near_in_content``.
 
     >>> text = docstrings()
     >>> len(text) > 500_000, b"Return" in text

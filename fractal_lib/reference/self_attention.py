@@ -47,7 +47,7 @@ def self_attention(
         (B, heads, N, Dv) float64, differentiable.
 
     Complexity: O(B heads N (near + cells log2(N / near))) operations of Python: for N of some
-    hundreds. Source: chapter ``attention/self_attention``.
+    hundreds. Source: chapter ``self_attention/near_in_content``.
 
     >>> q, k, v = torch.randn(3, 1, 1, 40, 4, dtype=torch.float64).unbind()
     >>> exact = torch.nn.functional.scaled_dot_product_attention(q, k, v)
@@ -213,7 +213,7 @@ def self_attention_groups(
         keys: (N, D) float64; there: (N,) bool.
         near, cells, order: as in `self_attention`.
 
-    Complexity: O(N log N) operations of Python. Source: chapter ``attention/self_attention``.
+    Complexity: O(N log N) operations of Python. Source: chapter ``self_attention/near_in_content``.
 
     >>> keys = torch.tensor([0.0, 9, 1, 8, 2, 7, 3, 6], dtype=torch.float64)[:, None]
     >>> groups = self_attention_groups(keys, torch.ones(8) > 0, near=4, cells=2, order="tree")

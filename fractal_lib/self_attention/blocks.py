@@ -1,5 +1,5 @@
 """Attention of blocks of queries to blocks of keys and cells, on several scales under one softmax
-(chapter ``attention/self_attention``).
+(chapter ``self_attention/near_in_content``).
 
 Scale 0 holds the keys themselves, in blocks of ``near``. Scale l >= 1 holds cells, means over
 several keys, in blocks that stand for ``near * 2**l`` keys. A block of queries reads its neighbours
@@ -43,7 +43,7 @@ def attend(
 
     Complexity: 2 N (K + O) (D + Dv) floating point operations, K = 3 near + 4 cells (scales - 1)
     logits for each query; one chunk of logits is kept at a time. Source: chapter
-    ``attention/self_attention``.
+    ``self_attention/near_in_content``.
 
     >>> from fractal_lib.self_attention.layout import in_blocks
     >>> layout = Layout.of(3, near=2, cells=1, causal=True, batch=1, device=torch.device("cpu"))

@@ -1,5 +1,5 @@
 """Cells of several keys: their means, their counts, and which of them a block of queries reads
-(chapter ``attention/self_attention``).
+(chapter ``self_attention/near_in_content``).
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
 """How far a result can be from full attention, from the radii of cells (chapter
-``attention/self_attention``).
+``self_attention/opening``).
 """
 
 import torch
@@ -79,7 +79,7 @@ def error_bound(
         (G, N), in the dtype of ``bias``. It is one of exact arithmetic: rounding is extra.
 
     Complexity: that of `fractal_lib.self_attention.blocks.attend` twice. Source: chapter
-    ``attention/self_attention``; Hoeffding (1963), lemma 1.
+    ``self_attention/opening``; Hoeffding (1963), lemma 1.
     """
     n, found = q.shape[1], []
     q, out = (pad(x, (0, 0, 0, layout.length - n)) for x in (q, out.to(bias.dtype)))

@@ -1,4 +1,4 @@
-"""What a chunk of queries reads, as three linear maps (chapter ``attention/self_attention``).
+"""What a chunk of queries reads, as three linear maps (chapter ``self_attention/near_in_content``).
 
 A chunk's columns are the keys and cells of its blocks, scale by scale, then the keys that its
 queries have opened, if there are any: K of one and O of the other.

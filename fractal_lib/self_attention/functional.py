@@ -1,5 +1,5 @@
 """Self-attention in O(N log N): near keys one by one, far ones by cells (chapter
-``attention/self_attention``).
+``self_attention/near_in_content``).
 """
 
 from typing import Any
@@ -103,7 +103,7 @@ def fractal_self_attention(
     reverse and forward mode, any number of times, under every `torch.func` transform; in a graph of
     `torch.compile` or `torch.export`, which serves any N, once and in reverse mode. Source:
     Greengard and Rokhlin (1987) for near and far; Zhu and Soricut, H-Transformer-1D (2021), for the
-    same idea in attention; chapter ``attention/self_attention``. Its specification is
+    same idea in attention; chapter ``self_attention/near_in_content``. Its specification is
     `fractal_lib.reference.self_attention`.
 
     >>> import torch

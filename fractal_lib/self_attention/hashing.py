@@ -1,4 +1,4 @@
-"""Keys that point where a query points, found by hashing (chapter ``attention/self_attention``)."""
+"""Keys that point where a query points, found by hashing (chapter ``self_attention/opening``)."""
 
 import functools
 
@@ -33,7 +33,7 @@ def collisions(q: Tensor, k: Tensor, valid: Tensor, layout: Layout) -> Tensor:
 
     Complexity: O(N (D min(D, sqrt(N)) + log N)) a round, for two digits. Source: Andoni et al.,
     Practical and optimal LSH for angular distance (2015), for the hash; Kitaev et al., Reformer
-    (2020), for sorting by it; chapter ``attention/self_attention``.
+    (2020), for sorting by it; chapter ``self_attention/opening``.
     """
     groups, n, _ = k.shape
     position = torch.arange(n, device=k.device)

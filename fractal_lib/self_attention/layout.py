@@ -1,5 +1,5 @@
 """Blocks of queries, and the blocks of keys and cells that they read (chapter
-``attention/self_attention``).
+``self_attention/near_in_content``).
 """
 
 from typing import NamedTuple

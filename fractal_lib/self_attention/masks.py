@@ -1,5 +1,5 @@
 """The curves as masks for FlexAttention: which pairs of query and key are computed
-(``attention/self_attention``).
+(``self_attention/near_in_content``).
 
 Each function returns a ``mask_mod(b, h, q, kv)`` for
 `torch.nn.attention.flex_attention.create_block_mask`. FlexAttention skips a block of pairs, of 128
@@ -56,7 +56,7 @@ def cantor_mask_mod(n: int, grain: int = 1, device: torch.device | str = "cpu") 
         ValueError: if ``n`` or ``grain`` is below 1.
 
     Complexity: a table of n / grain flags; one table entry per pair. Source: Cantor (1883); chapter
-    ``attention/self_attention``.
+    ``self_attention/near_in_content``.
 
     >>> [kv for kv in range(30) if cantor_mask_mod(30)(0, 0, torch.tensor(0), torch.tensor(kv))]
     [0, 2, 6, 8, 18, 20, 24, 26]
@@ -87,7 +87,7 @@ def julia_mask_mod(
         ValueError: if ``n`` or ``grain`` is below 1, or ``c`` is not a finite real number below -2.
 
     Complexity: a table of n / grain flags; one table entry per pair. Source: Fatou and Julia
-    (1917-1918); chapters ``attention/julia`` and ``attention/self_attention``.
+    (1917-1918); chapters ``attention/julia`` and ``self_attention/near_in_content``.
 
     >>> [kv for kv in range(64) if julia_mask_mod(64)(0, 0, torch.tensor(0), torch.tensor(kv))]
     [0, 2, 10, 11, 13, 50, 52, 53, 61, 63]
@@ -116,7 +116,7 @@ def dragon_mask_mod(reach: int = 2) -> MaskMod:
         ValueError: if ``reach`` is below 1.
 
     Complexity: O(1) per pair, no table. Source: Davis and Knuth (1970); chapters
-    ``attention/dragon`` and ``attention/self_attention``.
+    ``attention/dragon`` and ``self_attention/near_in_content``.
 
     >>> [kv for kv in range(64) if dragon_mask_mod(1)(0, 0, torch.tensor(20), torch.tensor(kv))]
     [7, 15, 17, 19, 20, 21, 23, 27, 31, 47, 63]
@@ -159,7 +159,7 @@ def hilbert_mask_mod(
             odd and positive.
 
     Complexity: two tables of as many numbers as there are cells; four table entries per pair.
-    Source: Hilbert (1891); chapters ``attention/hilbert`` and ``attention/self_attention``.
+    Source: Hilbert (1891); chapters ``attention/hilbert`` and ``self_attention/near_in_content``.
 
     >>> near = hilbert_mask_mod(order=2, window=3)
     >>> [kv for kv in range(16) if near(0, 0, torch.tensor(0), torch.tensor(kv))]
@@ -236,7 +236,7 @@ def block_sparsity(
 
     Complexity: O(n^2) time and O(n block) memory: one row of blocks at a time, and
     `BlockMask.sparsity` is not asked, which may change the mask's own counts (PyTorch 2.13).
-    Source: Dong et al., Flex Attention (2024); chapter ``attention/self_attention``.
+    Source: Dong et al., Flex Attention (2024); chapter ``self_attention/near_in_content``.
 
     >>> block_sparsity(lambda b, h, q, kv: q >= kv, n=512)
     0.375

@@ -53,7 +53,7 @@ class FractalSelfAttention(nn.Module):
 
     Complexity: that of `fractal_self_attention`, and 8 N embed_dim^2 floating point operations
     for the projections. Source: Vaswani et al. (2017) for the heads; chapter
-    ``attention/self_attention``.
+    ``self_attention/near_in_content``.
 
     >>> attention = FractalSelfAttention(embed_dim=32, num_heads=4, causal=True)
     >>> attention

@@ -1,4 +1,4 @@
-"""Keys taken out of their cells and read one by one (chapter ``attention/self_attention``).
+"""Keys taken out of their cells and read one by one (chapter ``self_attention/opening``).
 
 A cell of c keys with mean x, m of whose keys x_i are read by themselves, stands for the c - m that
 are left, with the mean x + sum_i (x - x_i) / (c - m). So what is left of a cell is linear in what

@@ -1,5 +1,5 @@
 """Which keys share a cell: the keys of a far block in the order of their content (chapter
-``attention/self_attention``).
+``self_attention/near_in_content``).
 
 A cell answers for all its keys by their mean, so it should hold keys that are alike. Cells are read
 by whole units, ``near * 2**(l - 1)`` keys on scale l, and a unit that a causal query reads is
@@ -45,7 +45,7 @@ def content_order(
 
     Complexity: some 2 N near (D + 10) operations, nearly all on scale 1, for the products of the
     keys of each unit; sorts of ``near`` and of 2 ``cells`` numbers; O(N D) memory. Source: Bentley
-    (1975) for trees of median splits; Hilbert (1891); chapter ``attention/self_attention``.
+    (1975) for trees of median splits; Hilbert (1891); chapter ``self_attention/near_in_content``.
 
     >>> keys = torch.tensor([0.0, 9, 1, 8, 2, 7, 3, 6, 4, 5, 4, 5]).view(1, 1, 12, 1)
     >>> content_order(keys, None, near=4, cells=2, order="tree")[0, 0, :12]

@@ -1,5 +1,5 @@
 """Which keys a query opens: it goes down the cells that it reads, and looks up who points its way
-(chapter ``attention/self_attention``).
+(chapter ``self_attention/opening``).
 """
 
 import torch
@@ -45,7 +45,7 @@ def search(
     Complexity: with T = ceil(2 O cells / near) cells kept, 2 N (2 T (scales - 2) + T near / cells +
     64) D floating point operations beyond the logits of cells, and as many rows gathered; one chunk
     of them is kept at a time. Source: beam search in a tree of means; chapter
-    ``attention/self_attention``.
+    ``self_attention/opening``.
     """
     n = q.shape[1]
     rows = out_of_blocks(keys[0], n).to(q.dtype)
