@@ -50,12 +50,14 @@ def _head(q: Tensor, k: Tensor, v: Tensor, near: int, count: int) -> Tensor:
 
 
 def _cells(k: Tensor, v: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean key, mean value and size of every cluster."""
+    """Mean key, mean value and size of every cluster that has a key."""
     cluster = optional("sklearn.cluster", "centroids()")
-    count = min(count, len(k))
+    # keys that are equal leave clusters empty
+    count = min(count, len(k.unique(dim=0)))
     means = cluster.KMeans(count, n_init=1, random_state=0)
     label = torch.from_numpy(means.fit_predict(k.double().numpy())).long()
     member = torch.nn.functional.one_hot(label, count).to(k.dtype)  # (keys, count)
+    member = member[:, member.any(0)]
     size = member.sum(0)
     mean, value = ((member.T @ x) / size[:, None] for x in (k, v))
     return mean, value, size

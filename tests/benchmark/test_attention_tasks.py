@@ -70,6 +70,13 @@ def test_centroids_are_exact_where_each_key_has_its_own_and_do_not_leak():
     assert (few(q, k, v) - causal(q, k, v)).norm() > 1e-2
 
 
+def test_centroids_are_exact_where_keys_are_equal():
+    """Fewer different keys than centroids: no cluster is empty, and each holds one kind of key."""
+    q, k, v = drawn(40)
+    k = k[:, :, :3].repeat(1, 1, 14, 1)[:, :, :40]
+    torch.testing.assert_close(centroids(q, k, v, near=4, count=9), causal(q, k, v))
+
+
 def test_rows_tell_the_error_of_output_and_mass():
     q, k, v = drawn(96)
     rows = {row["method"]: row for row in rows_of(q, k, v, 8, 2, 5)}

@@ -159,6 +159,7 @@ def test_list_names_every_case_and_every_record_belongs_to_one(capsys):
     for name in names():
         run = load(name)
         assert run["versions"] and run["date"] and rows(run)
+        assert "NaN" not in json.dumps(run), name
         assert sum(one.makes(name) for one in CASES.values()) == 1, name
     for one in CASES.values():
         assert names(one.records) or one.name == "masks", one.name

@@ -68,6 +68,7 @@ def test_the_backward_pass_is_that_of_all_three_inputs():
     assert not self_attention._pass(full, "forward")(*leaves).requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_the_window_of_flex_attention_is_ours():
     q, k, v = draw(200, SHAPE)
     ours = fractal_self_attention(q, k, v, near=24, cells=0, is_causal=True)
