@@ -60,6 +60,13 @@ def test_every_way_is_causal_and_near_keys_are_exact(name):
     torch.testing.assert_close(attend(q, k, v)[:, :, :16], causal(q, k, v)[:, :, :16])
 
 
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_centroids_of_equal_keys_are_fewer():
+    q, k, v = torch.randn(3, 1, 1, 40, 4, dtype=torch.float64)
+    same = k[:, :, :1].expand_as(k)
+    torch.testing.assert_close(centroids(q, same, v, near=4, count=8), causal(q, same, v))
+
+
 def test_centroids_are_exact_where_each_key_has_its_own_and_do_not_leak():
     q, k, v = drawn(40)
     torch.testing.assert_close(centroids(q, k, v, near=4, count=40), causal(q, k, v))

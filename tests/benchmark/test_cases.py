@@ -57,7 +57,8 @@ TINY = {
     "mocap-rivals": "--path mocap35.mat",
     "mocap": "--path mocap35.mat --seeds 0 1 --samples 3",
     "forecast-rivals": "--origins 3 --tasks co2",
-    "trained-keys": "--length 40 --near 4 --cells 2 --centroids 3 --texts 1 --steps 1 1 1",
+    "trained-keys": "--places convolution --length 40 --near 4 --cells 2 --centroids 3 --texts 1 "
+    "--steps 1 1 1",
     "key-kinds": "--n 60 --width 8 --near 4 --cells 2 --centroids 3 --seeds 0",
     "burgers": "--n 16 --train 5 --test 2 --width 8 --layers 1 --near 4 --cells 2 --steps 1 "
     "--batch 2 --seeds 0",
