@@ -218,7 +218,7 @@ def test_calibration_finds_the_factor_that_a_spread_is_wrong_by():
 
 
 def test_calibration_knows_holes_of_one_length_from_those_of_another():
-    """Of a random walk with std 1 a row, told as std 1: 1 + h is the variance in a hole."""
+    """Of a random walk with std 1 a row, told as std 1: h is the variance in a hole."""
     torch.manual_seed(0)
     data = Observations(torch.randn(8, 4000, 1, dtype=torch.float64).cumsum(1))
 
