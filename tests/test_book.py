@@ -25,7 +25,7 @@ HTML = ROOT / "_build" / "html"
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
 PAGES = [f"{name}.html" for name in ["index", "genindex", "search", TOC["root"], *CHAPTERS]]
-WITH_SLIDER = "book/curves/cantor.html"
+WITH_SLIDER = "book/gallery/cantor.html"
 
 # (rule of axe, what its element's HTML starts with): the theme's own, and why we live with each
 THEME = {}

@@ -126,7 +126,7 @@ def test_a_retired_name_is_noticed(tmp_path, line):
     [
         "A Gaussian kernel (Cauchy's is wider). Cells of a tree. Paths of an SDE.",
         "fractal_self_attention(query, key, value)",
-        "book/attention/fractal.ipynb",
+        "book/start/ladder.ipynb",
         "TrainingPlan(steps=3)",
         "ElboTerms(a, b, c)",
         "fractal_lib/benchmark/results/heads-cpu.json",

@@ -1,6 +1,6 @@
 """The ladder: a few rows on every scale around t, log2(n) scales.
 
-Chapter ``attention/fractal``.
+Chapter ``start/ladder``.
 """
 
 from typing import Any
@@ -171,7 +171,7 @@ class FractalAttention(ContextAttention):
             error use `MultilevelAttention`. A causal ladder reads nothing at d = 0: it is fitted to
             k(d) at d >= 2, and its error, a share of k(2), is seldom below 10 %.
 
-        Source: Lawson and Hanson (1974) for the least squares; chapter ``attention/fractal``.
+        Source: Lawson and Hanson (1974) for the least squares; chapter ``start/ladder``.
 
         >>> from fractal_lib import RationalQuadratic
         >>> FractalAttention().fit(RationalQuadratic(2.0, alpha=0.5), n=10_000) < 0.05

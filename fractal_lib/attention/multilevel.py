@@ -51,7 +51,7 @@ class MultilevelAttention(ContextAttention):
     Takes ``observed`` and ``times``. Complexity: (2w + 3) + (3w/2 + 4) ceil(log2(n / w)) reads of H
     numbers a query, twice that with expansion 1, after O(n H) once for the pyramid. Source:
     Brandt and Lubrecht (1990), Hardy and Skeel (1994-2002) for multilevel summation; chapter
-    ``attention/fractal``.
+    ``start/ladder``.
 
     Raises:
         ValueError: for cells that are odd or fewer than 4, or another expansion.
@@ -104,7 +104,7 @@ class MultilevelAttention(ContextAttention):
             the bound, or inf if the cells are too few for this kernel at this n. It is exact
             arithmetic's: rounding comes on top.
 
-        Complexity: O(n log n). Source: chapter ``attention/fractal``.
+        Complexity: O(n log n). Source: chapter ``start/ladder``.
 
         >>> MultilevelAttention(RationalQuadratic(1.0), cells=16).error_bound(16)  # all are near
         0.0

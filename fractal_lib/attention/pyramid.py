@@ -55,7 +55,7 @@ class Pyramid:
     Complexity: O(N H) once. Means and not sums are stored: they keep the values' magnitude, so half
     precision does not overflow. Without ``observed``, ``times`` and gradients the packing is filled
     in place: peak extra memory is that of the packing, twice the values'. Source: chapter
-    ``attention/fractal``.
+    ``start/ladder``.
 
     >>> pyramid = Pyramid(torch.tensor([[[1.0], [2.0], [4.0]]]))
     >>> pyramid

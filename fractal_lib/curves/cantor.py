@@ -1,4 +1,4 @@
-"""The Cantor set and its dyadic cousin (chapter ``curves/cantor``)."""
+"""The Cantor set and its dyadic cousin (chapter ``gallery/cantor``)."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def cantor_indices(levels: int) -> Tensor:
     Raises:
         ValueError: if ``levels`` is outside [0, 39].
 
-    Complexity: O(2**levels) time and memory. Source: Cantor (1883); chapter ``curves/cantor``.
+    Complexity: O(2**levels) time and memory. Source: Cantor (1883); chapter ``gallery/cantor``.
 
     >>> cantor_indices(2)
     tensor([0, 2, 6, 8])
@@ -46,7 +46,7 @@ def cantor_points(levels: int) -> Tensor:
     Raises:
         ValueError: if ``levels`` is outside [0, 39].
 
-    Complexity: O(2**levels). Source: chapter ``curves/cantor``.
+    Complexity: O(2**levels). Source: chapter ``gallery/cantor``.
 
     >>> cantor_points(1)
     tensor([[0.0000, 0.3333],
@@ -69,7 +69,7 @@ def cantor_levels(index: Tensor, levels: int) -> Tensor:
     Raises:
         ValueError: if an index is outside the grid or ``levels`` outside [0, 39].
 
-    Complexity: O(levels) per index. Source: chapter ``curves/cantor``.
+    Complexity: O(levels) per index. Source: chapter ``gallery/cantor``.
 
     >>> cantor_levels(torch.arange(9), levels=2)
     tensor([0, 2, 0, 1, 1, 1, 0, 2, 0])
@@ -95,7 +95,7 @@ def dyadic_grid(level: int, n: int) -> Tensor:
     Raises:
         ValueError: if ``level < 0`` or ``n < 1``.
 
-    Complexity: O(2**level). Source: chapters ``curves/cantor`` and ``attention/fractal``.
+    Complexity: O(2**level). Source: chapters ``gallery/cantor`` and ``start/ladder``.
 
     >>> dyadic_grid(2, 17)
     tensor([ 0,  4,  8, 12, 16])

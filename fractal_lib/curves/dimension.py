@@ -1,6 +1,6 @@
 """Box counting: how many boxes a set needs at each size, and the power law through the counts.
 
-Chapter ``curves/dimension``.
+Chapter ``gallery/dimension``.
 """
 
 from typing import NamedTuple
@@ -73,7 +73,7 @@ def fit_power(x, y) -> PowerFit:
         ValueError: for other shapes, repeats or disorder in x, or a number that is not positive and
             finite.
 
-    Complexity: O(S**2). Source: chapter ``curves/dimension``.
+    Complexity: O(S**2). Source: chapter ``gallery/dimension``.
 
     >>> n = 2.0 ** np.arange(4, 21)
     >>> fit = fit_power(n, 3 * n**0.5)
@@ -118,7 +118,7 @@ def count_boxes(points, size, shift=0) -> int:
             small that their number does not fit int64.
 
     Complexity: O(N D), or O(N D log N) where the grid has many more boxes than there are points.
-    Source: chapter ``curves/dimension``.
+    Source: chapter ``gallery/dimension``.
 
     >>> count_boxes([0, 2, 6, 8, 18, 20, 24, 26], size=3)  # the Cantor set after three cuts
     4
@@ -158,7 +158,7 @@ def box_counting_dimension(points, sizes=None, offsets: int = 8) -> BoxDimension
             are not three positive numbers, or points too few to choose sizes from.
 
     Complexity: O(offsets S N D), times log N where the grid has many more boxes than there are
-    points. Source: Falconer, Fractal Geometry (2014), chapter 2; chapter ``curves/dimension``.
+    points. Source: Falconer, Fractal Geometry (2014), chapter 2; chapter ``gallery/dimension``.
 
     >>> from fractal_lib.curves.cantor import cantor_indices
     >>> found = box_counting_dimension(cantor_indices(12), sizes=3 ** np.arange(2, 10), offsets=1)

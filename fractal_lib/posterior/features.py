@@ -47,7 +47,7 @@ class DataPyramid(Reader):
     Raises:
         TypeError, ValueError: as `Reader`; for more levels than n has.
 
-    Source: chapters ``attention/fractal`` and ``posterior/latent_sde``. Complexity: O(S N X) once,
+    Source: chapters ``start/ladder`` and ``posterior/latent_sde``. Complexity: O(S N X) once,
     then O(log N) a time.
     """
 

@@ -68,7 +68,7 @@ def ladder_weights(
     (n,) float64, for one logit a level. Pooled, a cell's weight goes evenly to its rows. Weights
     that fall on missing rows, or off the end, go to the others. Causal: cells stand at their last
     rows, two widths later, and rows before the first one observed are copies of it on level 0.
-    Source: ``attention/fractal``.
+    Source: ``start/ladder``.
 
     >>> ladder_weights(1.0, 4, torch.zeros(2))  # rows 0, 1, 2 of level 0, and 0, 2 of level 1
     tensor([0.3298, 0.3404, 0.3298, 0.0000], dtype=torch.float64)
@@ -200,7 +200,8 @@ def julia_distances(c: float, n: int) -> list[int]:
     """The distances that the Julia reader reads: whole numbers within 1/2 of the dust.
 
     The real Julia set of z^2 + c on [-r, r], its tip r laid on 0 and -r on n' - 1, where n' is n
-    rounded up to a power of two. Ascending. Source: Fatou and Julia; chapter ``attention/julia``.
+    rounded up to a power of two. Ascending.
+    Source: Fatou and Julia; chapter ``gallery/julia_attention``.
 
     >>> julia_distances(-6.0, 64)
     [0, 2, 10, 11, 13, 50, 52, 53, 61, 63]
