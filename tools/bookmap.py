@@ -160,10 +160,8 @@ def table(root: Path = ROOT) -> str:
     """The map as text, one line a page."""
     every = pages(root)
     built, ran = root / "_build" / "html", run_times(root / "_build" / ".jupyter_cache")
-    head = (
-        f"{'page':38} {'min':>5} {'so far':>7} {'lines':>5} {'longest':>7} {'kB':>6} {'run s':>6}"
-    )
-    lines = [head]
+    row = "{:38} {:>5} {:>7} {:>5} {:>7} {:>6} {:>6}".format
+    lines = [row("page", "min", "so far", "lines", "longest", "kB", "run s")]
     for p in every:
         minutes = f"{p.minutes:.0f}" if p.read else f"({p.minutes:.0f})"
         so_far = spoken(reached(p.name, every) + p.minutes) if p.read else ""
