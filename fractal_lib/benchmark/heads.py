@@ -54,7 +54,7 @@ def heads(hidden: int) -> dict[str, PosteriorAffine]:
     return made
 
 
-@case("heads", records="heads-*")
+@case("heads", records="heads-*", speed={"seconds": 0.3})
 def benchmark_heads(
     sizes: Sequence[int] = (100, 1_000, 10_000),
     batch: int = 32,
