@@ -1,7 +1,7 @@
 """Every chapter keeps the frame that CONTRIBUTING.md describes, and is stored without noise.
 
-In a page of the appendix one looks things up: it has sections of its own and no exercises, and
-keeps the rest.
+In a page of the appendix, or of the measurements, one looks things up: it has sections of its own
+and no exercises, and keeps the rest.
 
 The checks are functions from a notebook to a list of findings. They run over every chapter, and
 over a sound little chapter that is spoiled in one way after another: each check must notice its
@@ -154,11 +154,12 @@ def width(nb):
 
 CHECKS = [title, sections, introduction, setup, exercises, figures, runs_whole, width]
 OF_CHAPTERS_ALONE = [sections, introduction, exercises]
+LOOKED_UP = {"appendix", "measure"}
 FRAMED = [
     (path, check)
     for check in CHECKS
     for path in CHAPTERS
-    if path.parent.name != "appendix" or check not in OF_CHAPTERS_ALONE
+    if path.parent.name not in LOOKED_UP or check not in OF_CHAPTERS_ALONE
 ]
 
 
