@@ -92,7 +92,7 @@ def benchmark_heads(
     Raises:
         ValueError, MemoryError: as `benchmark_attention_methods`.
 
-    Source: chapter ``posterior/combined_head``.
+    Source: chapter ``gallery/combined_head``.
 
     >>> records = benchmark_heads([16], batch=2, hidden=4, seconds=0.01, progress=False)
     n | method ...

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,13 @@ def test_the_command_of_a_record_asks_for_its_settings(name):
         if setting != "device" or "settings" in record and "device" in record["settings"]:
             was, now = given[setting], asked[setting]
             assert (list(now) if isinstance(now, tuple) else now) == was, setting
+
+
+def test_every_chapter_that_the_ledger_names_is_there():
+    book = Path(__file__).resolve().parents[2] / "book"
+    source = (book / "measure" / "claims.ipynb").read_text()
+    parts = "|".join(folder.name for folder in book.iterdir() if folder.is_dir())
+    named = set(re.findall(rf'\\"((?:{parts})/\w+)\\"', source))
+    assert len(named) > 10
+    for chapter in named:
+        assert (book / f"{chapter}.ipynb").is_file(), chapter
