@@ -15,7 +15,7 @@ READ = [page for page in PAGES if page.read]
 # minutes, for a reader who follows the contents
 UNTIL_THE_LADDER = 70
 UNTIL_THE_LATENT_SDE = 175
-WHOLE_BOOK = 665
+WHOLE_BOOK = 420
 
 
 def text(page):
