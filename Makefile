@@ -1,4 +1,4 @@
-# make book | test | lab | bench | notebooks | oldest | clean          (`make` alone explains them)
+# make book | map | test | lab | bench | notebooks | oldest | clean          (`make` alone explains them)
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
@@ -25,20 +25,23 @@ export HOME := $(CURDIR)/.venv/home
 endif
 
 # the tests of the house rather than of the library
-HOUSE := book colab layers names notebooks packaging
+HOUSE := book bookmap colab layers names notebooks packaging
 
 files = $(shell find $(1) -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
 # what a notebook's result depends on beside its own cells, and what the book is made of
 LIBRARY := $(call files,fractal_lib)
-SOURCES := $(call files,book _ext _static) _config.yml _toc.yml
+SOURCES := $(call files,book _ext _static) _config.yml _toc.yml tools/bookmap.py
 
-.PHONY: help book test lab bench notebooks oldest clean lint unit pages outputs colab browser fresh chromium
+.PHONY: help book map test lab bench notebooks oldest clean lint unit pages outputs colab browser fresh chromium
 
 help:           ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 book: _build/.built ## build the book into _build/html
 	@echo "The book is built. Open file://$(CURDIR)/$(INDEX)"
+
+map:            ## print how long each page takes to read, how heavy it is, how long it runs
+	@$(PYTHON) tools/bookmap.py
 
 test: chromium lint unit fresh ## everything: style, units, doctests, a fresh book, its outputs, browser, Colab
 	$(BIN)/pytest -n 2 tests/test_book.py tests/test_colab.py

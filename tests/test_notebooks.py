@@ -154,11 +154,13 @@ def width(nb):
 
 CHECKS = [title, sections, introduction, setup, exercises, figures, runs_whole, width]
 OF_CHAPTERS_ALONE = [sections, introduction, exercises]
+# what is not a chapter: pages where one looks things up, and the way in
+NO_CHAPTERS = {"appendix", "before_you_begin"}
 FRAMED = [
     (path, check)
     for check in CHECKS
     for path in CHAPTERS
-    if path.parent.name != "appendix" or check not in OF_CHAPTERS_ALONE
+    if not NO_CHAPTERS & {path.parent.name, path.stem} or check not in OF_CHAPTERS_ALONE
 ]
 
 

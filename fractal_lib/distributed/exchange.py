@@ -174,7 +174,9 @@ def _swap(
     out: Any = _AllToAll.apply(flat, sends, receives, shards)
     sizes = [cells * groups * width for some in incoming for cells in some]
     pieces: Iterator[Tensor] = iter(out.split(sizes) if sizes else ())
-    found = [[next(pieces).view(groups, cells, width) for cells in some] for some in incoming]
+    found: list[list[Tensor]] = [
+        [next(pieces).view(groups, cells, width) for cells in some] for some in incoming
+    ]
     return found, out[:0]
 
 

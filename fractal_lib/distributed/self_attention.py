@@ -39,6 +39,7 @@ def fractal_self_attention(
     order: str = "time",
     opened: int = 0,
     return_bound: bool = False,
+    tol: None = None,
     key_padding_mask: Any = None,
     group: Any = None,
 ) -> Tensor:
@@ -62,7 +63,7 @@ def fractal_self_attention(
         cells: cells that stand for one block at the least distance; 0 leaves the far field out.
         order: must be "time".
         opened: must be 0.
-        return_bound: must be False.
+        return_bound, tol: must be False and None.
         key_padding_mask: (B, N) bool, True where a key of this rank is padding; on all ranks or on
             none.
         group: of `torch.distributed`; default all ranks, or this process alone.
@@ -76,8 +77,8 @@ def fractal_self_attention(
 
     Complexity: that of one process over p in time and memory; a rank sends and receives
     O(near + cells log(n / near)) rows a head, in two all-to-alls forward and two backward, each of
-    D + Dv numbers. The owner of a cell over many ranks hears from each of them. Logits are computed
-    again in the backward pass, chunk by chunk. Differentiable once, in reverse mode.
+    D + Dv numbers. The owner of a cell over many ranks receives from each of them. Logits are
+    computed again in the backward pass, chunk by chunk. Differentiable once, in reverse mode.
     Source: as `fractal_lib.fractal_self_attention`; chapter ``scale/beyond_one_machine``.
 
     >>> q, k, v = torch.randn(3, 2, 4, 1000, 16).unbind()
@@ -91,10 +92,10 @@ def fractal_self_attention(
             f"across processes order must be 'time', got {order!r}: an order by content needs the "
             "keys of a whole far block in one place"
         )
-    if opened or return_bound:
+    if opened or return_bound or tol is not None:
         raise ValueError(
-            "across processes opened must be 0 and return_bound False: a key that is opened, or "
-            "the radius of a cell, would have to be fetched for each query"
+            "across processes opened must be 0, return_bound False and tol None: a key that is "
+            "opened, or the radius of a cell, would have to be fetched for each query"
         )
     check_tensors(query, key, value, enable_gqa)
     padding = None

@@ -2,6 +2,8 @@
 ``self_attention/opening``).
 """
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -12,7 +14,7 @@ from fractal_lib.self_attention.chunks import Chunk
 from fractal_lib.self_attention.layout import FILL, Layout, in_blocks
 from fractal_lib.self_attention.opening import Chosen
 
-__all__ = ["error_bound", "radii"]
+__all__ = ["error_bound", "radii", "terms"]
 
 
 def radii(
@@ -46,18 +48,8 @@ def radii(
     return found
 
 
-def error_bound(
-    q: Tensor,
-    keys: list[Tensor],
-    values: list[Tensor],
-    key_radii: list[Tensor],
-    value_radii: list[Tensor],
-    bias: Tensor,
-    layout: Layout,
-    out: Tensor,
-    chosen: Chosen | None = None,
-) -> Tensor:
-    """For each query, a bound of the distance between its result and that of full attention.
+def error_bound(found: Iterable[tuple[int, Tensor, Tensor]], n: int) -> Tensor:
+    """For each of n queries, a bound of the distance between its result and that of full attention.
 
     A cell of radius r and value radius rho, of weight w and mean value v: its logits differ from
     that of its mean by at most R = |q| r. So its mass is between what it counts for (Jensen) and
@@ -71,17 +63,40 @@ def error_bound(
     The bound is never more than the distance to the farthest value.
 
     Args:
+        found: `terms`.
+
+    Returns:
+        (G, N), in the dtype of the terms. It is one of exact arithmetic: rounding is extra.
+
+    Complexity: that of the terms. Source: chapter ``self_attention/opening``; Hoeffding (1963),
+    lemma 1.
+    """
+    bounds = [torch.minimum(term.sum(-1), most) for _, term, most in found]
+    return torch.cat(bounds, 1)[:, :n]
+
+
+def terms(
+    q: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    key_radii: list[Tensor],
+    value_radii: list[Tensor],
+    bias: Tensor,
+    layout: Layout,
+    out: Tensor,
+    chosen: Chosen | None = None,
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """What an `error_bound` is made of, chunk by chunk: the first query, the term of each key and
+    cell (G, C, K), and the distance to the farthest value (G, C).
+
+    Args:
         q, keys, values, bias, layout, chosen: as in `fractal_lib.self_attention.blocks.attend`.
         key_radii, value_radii: `radii`.
         out: (G, N, Dv), the result.
 
-    Returns:
-        (G, N), in the dtype of ``bias``. It is one of exact arithmetic: rounding is extra.
-
-    Complexity: that of `fractal_lib.self_attention.blocks.attend` twice. Source: chapter
-    ``self_attention/opening``; Hoeffding (1963), lemma 1.
+    Complexity: that of `fractal_lib.self_attention.blocks.attend` twice.
     """
-    n, found = q.shape[1], []
+    n = q.shape[1]
     q, out = (pad(x, (0, 0, 0, layout.length - n)) for x in (q, out.to(bias.dtype)))
     norms = [x.to(bias.dtype).square().sum(-1, keepdim=True) for x in values]
     columns = bias.shape[-1]
@@ -103,9 +118,8 @@ def error_bound(
             away, most = away + spread * touched, torch.where(touched, 2 * reach, reach)
             read = read | touched
         delta = torch.minimum(most, reach.square() / 2)
-        total = _terms(share, delta, reach, spread, away).sum(-1)
-        found.append(torch.minimum(total, ((away + spread) * read).amax(-1)))
-    return torch.cat(found, 1)[:, :n]
+        term = _terms(share, delta, reach, spread, away)
+        yield start, term, ((away + spread) * read).amax(-1)
 
 
 def _terms(share: Tensor, delta: Tensor, reach: Tensor, spread: Tensor, away: Tensor) -> Tensor:

@@ -53,20 +53,24 @@ class Chunk(NamedTuple):
         """rows (G, C, D) times the cells that they read on one scale, `FILL` where there is none to
         be read: (G, C, columns); and which rows of the scale's table they are: (C, columns).
         """
-        layout = self.layout
-        width, size, near = layout.width(scale), layout.size(scale), layout.near
-        blocks, first = max(1, layout.chunk // width), self.start // width
+        layout, near = self.layout, self.layout.near
+        blocks = max(1, layout.chunk // layout.width(scale))
         window = self._window(tables, blocks, [scale])
-        member = torch.arange(size, device=rows.device)
-        places = torch.cat([member + size * s for s in layout.shifts(scale)])
-        block = torch.arange(first, first + blocks, device=rows.device)[:, None]
-        places = (places + size * block).repeat_interleave(layout.chunk // blocks, 0)
         before = sum(map(layout.columns, range(scale)))
         row = slice(self.start // near, (self.start + layout.chunk) // near)
         read = bias[:, row, before : before + layout.columns(scale)] > FILL / 2  # (A, p, columns)
         read = read.repeat_interleave(rows.shape[0] // max(1, bias.shape[0]), 0)
         read = read.repeat_interleave(near, 1)
-        return _times(rows, window).masked_fill(~read, FILL), places
+        return _times(rows, window).masked_fill(~read, FILL), self.places(scale, rows.device)
+
+    def places(self, scale: int, device: torch.device) -> Tensor:
+        """Which rows of a scale's table each query's columns are: (C, columns)."""
+        layout, width, size = self.layout, self.layout.width(scale), self.layout.size(scale)
+        blocks, first = max(1, layout.chunk // width), self.start // width
+        member = torch.arange(size, device=device)
+        places = torch.cat([member + size * s for s in layout.shifts(scale)])
+        block = torch.arange(first, first + blocks, device=device)[:, None]
+        return (places + size * block).repeat_interleave(layout.chunk // blocks, 0)
 
     def mix(self, weight: Tensor, tables: list[Tensor]) -> Tensor:
         """weight (G, C, K + O) times all that is read: (G, C, D)."""

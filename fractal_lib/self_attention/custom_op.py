@@ -10,14 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fractal_lib.self_attention.autograd import (
-    Backward,
-    Forward,
-    Settings,
-    chosen,
-)
+from fractal_lib.self_attention.autograd import Backward, Forward
 from fractal_lib.self_attention.calls import folded, unfolded
+from fractal_lib.self_attention.choices import chosen
 from fractal_lib.self_attention.ordering import content_order, packed_size
+from fractal_lib.self_attention.prepared import Settings
 
 __all__ = ["choice_operator", "operator", "order_operator"]
 
@@ -55,7 +52,7 @@ def _(info: Any, dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
 def choice_operator(
     q: Tensor, k: Tensor, padding: Tensor | None, order: Tensor | None, *settings: Any
 ) -> Tensor:
-    """`fractal_lib.self_attention.autograd.chosen`, not looked into by compilers."""
+    """`fractal_lib.self_attention.choices.chosen`, not looked into by compilers."""
     return chosen(q, k, padding, order, Settings(*settings[:-1]), settings[-1]).contiguous()
 
 

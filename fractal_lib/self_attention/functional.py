@@ -4,17 +4,14 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from fractal_lib.checks import as_int, as_mask
-from fractal_lib.self_attention.autograd import (
-    Settings,
-    bound_of,
-    choice_of,
-    order_of,
-    self_attention,
-)
+from fractal_lib.checks import as_int, as_mask, as_positive
+from fractal_lib.self_attention.autograd import self_attention
+from fractal_lib.self_attention.choices import bound_of, choice_of, choice_within, order_of
 from fractal_lib.self_attention.ordering import ORDERS
+from fractal_lib.self_attention.prepared import Settings
 
 __all__ = [
     "check_geometry",
@@ -42,6 +39,7 @@ def fractal_self_attention(
     order: str = "time",
     opened: int = 0,
     return_bound: bool = False,
+    tol: float | None = None,
     key_padding_mask: Any = None,
 ) -> Any:
     """Softmax attention that reads keys nearby exactly and keys far away by cells, in O(N log N).
@@ -83,6 +81,10 @@ def fractal_self_attention(
             changes, the result jumps.
         return_bound: True for a bound of the error beside the result. It holds for whatever far
             keys there are, and says little where cells are wide and queries long.
+        tol: with a bound, what it should be at most: queries open other keys, up to ``opened``, all
+            keys of the cells that their error may come from most, few at first and then twice as
+            many, until it is. Where the bound is above ``tol`` all the same, more would have to be
+            opened.
         key_padding_mask: (B, N) bool, True where a key is padding (as in
             `torch.nn.MultiheadAttention`; the opposite of ``attn_mask`` in torch's function). Keys
             and values there, even NaN, are ignored and get a gradient of 0; so do values of the
@@ -132,6 +134,7 @@ def fractal_self_attention(
     opened = check_opened(opened, cells)
     if return_bound and not cells:
         raise ValueError(f"return_bound needs cells, since a window has no bound; got {cells=}")
+    tol = None if tol is None else check_tol(tol, opened, return_bound)
     check_tensors(query, key, value, enable_gqa)
     padding = None
     if key_padding_mask is not None:
@@ -152,7 +155,10 @@ def fractal_self_attention(
     if scale is not None:
         scale = float(scale)
     settings = Settings(near, cells, is_causal, scale)
-    chosen = choice_of(query, key, padding, tree, settings, opened)
+    if tol is None:
+        chosen = choice_of(query, key, padding, tree, settings, opened)
+    else:
+        chosen = choice_within(query, key, value, padding, tree, settings, opened, tol)
     arguments = (query, key, value, padding, tree, chosen, settings)
     out = self_attention(*arguments)
     return (out, bound_of(*arguments, out)) if return_bound else out
@@ -189,6 +195,22 @@ def check_opened(opened: int, cells: int) -> int:
             f"opened must be at least 0, and 0 without cells to open; got {opened=}, {cells=}"
         )
     return opened
+
+
+def check_tol(tol: float, opened: int, return_bound: bool) -> float:
+    """The tolerance, if there is a bound to meet it and keys may be opened for it."""
+    tol = as_positive(tol, "tol")
+    if not (return_bound and opened):
+        raise ValueError(
+            "tol needs return_bound=True, which says where it is met, and opened >= 1, the keys "
+            f"that a query may open for it; got {return_bound=}, {opened=}"
+        )
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        raise ValueError(
+            "tol cannot be had in torch.compile or under a transform of torch.func, since what is "
+            f"done depends on bounds; got {tol=}"
+        )
+    return tol
 
 
 def refuse(attn_mask: Any, dropout_p: float) -> None:

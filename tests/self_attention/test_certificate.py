@@ -5,8 +5,12 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention as full
 
 from fractal_lib import fractal_self_attention
-from fractal_lib.reference import self_attention_bound
-from fractal_lib.self_attention import autograd, certificate
+from fractal_lib.reference import (
+    self_attention_bound,
+    self_attention_groups,
+    self_attention_reads,
+)
+from fractal_lib.self_attention import certificate, choices, prepared
 
 SHAPES = [(2, 1), (4, 2), (4, 4), (6, 3), (8, 1)]
 
@@ -77,9 +81,9 @@ def test_it_is_that_of_the_specification(padded, order, causal, opened):
         q, k, v, **settings, key_padding_mask=padding, return_bound=True
     )
     keys = k if padding is None else k.masked_fill(padding[:, None, :, None], 0)
-    tree = autograd.order_of(keys, padding, near, cells, order)
-    geometry = autograd.Settings(near, cells, causal, None)
-    chosen = autograd.choice_of(q, keys, padding, tree, geometry, opened)
+    tree = choices.order_of(keys, padding, near, cells, order)
+    geometry = prepared.Settings(near, cells, causal, None)
+    chosen = choices.choice_of(q, keys, padding, tree, geometry, opened)
     expected = self_attention_bound(q, k, v, near, cells, causal, padding, None, order, chosen)
     # distances of some 1e-8 are lost in the difference of squares, and made up for
     torch.testing.assert_close(bound, expected, rtol=1e-6, atol=1e-6)
@@ -102,3 +106,74 @@ def test_half_precision_and_gradients():
     assert not bound.requires_grad
     error = (out - full(*(x.double() for x in (q, k, v)))).norm(dim=-1)
     assert (error <= bound + 0.01 * out.norm(dim=-1)).all()  # the result's rounding is extra
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("order", ["time", "tree"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_tolerance_is_met_or_said_not_to_be(padded, order, causal):
+    q, k, v = torch.randn(3, 2, 2, 70, 3, dtype=torch.float64)
+    q = 0.3 * q
+    settings = dict(near=4, cells=2, is_causal=causal, order=order, return_bound=True)
+    padding = (torch.arange(70) % 5 == 1)[None].expand(2, -1) if padded else None
+    settings |= dict(key_padding_mask=padding)
+    mask = None if padding is None else ~padding[:, None, None]
+    if mask is not None and causal:
+        mask = mask & torch.ones(70, 70, dtype=torch.bool).tril()
+    exact = full(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
+    before = fractal_self_attention(q, k, v, **settings)[1]
+    met = []
+    for opened in (4, 24, 70):
+        out, bound = fractal_self_attention(q, k, v, **settings, opened=opened, tol=0.5)
+        assert ((out - exact).norm(dim=-1) <= bound + 1e-12).all()
+        # a query that needs none opens none
+        assert (bound[before <= 0.5] <= 0.5 + 1e-12).all()
+        met.append((bound <= 0.5).float().mean())
+    assert met[0] < met[1] < met[2] == 1  # all keys can be opened
+
+
+def test_what_a_tolerance_opens_are_whole_cells_the_worst_first():
+    near, cells, n = 4, 2, 40
+    q, k, v = torch.randn(3, 1, 1, n, 3, dtype=torch.float64)
+    settings = prepared.Settings(near, cells, True, None)
+    tree = choices.order_of(k, None, near, cells, "tree")
+    chosen = choices.choice_within(q, k, v, None, tree, settings, 15, 1e-9)[0, 0]
+    out = fractal_self_attention(q, k, v, is_causal=True, near=near, cells=cells, order="tree")
+    groups = self_attention_groups(k[0, 0], torch.ones(n) > 0, near, cells, "tree")
+    q, k, v, out, some = q[0, 0] / 3**0.5, k[0, 0], v[0, 0], out[0, 0], 0
+    for i in range(n):
+        read = [groups[span] for span in self_attention_reads(i, n, near, cells, causal=True)]
+        size = torch.tensor([float(len(group)) for group in read], dtype=torch.float64)
+        mean, value = (torch.stack([x[group].mean(0) for group in read]) for x in (k, v))
+        reach, rho = (
+            torch.stack([(x[g] - m).norm(dim=1).max() for g, m in zip(read, middle, strict=True)])
+            for x, middle in ((q[i].norm() * k, q[i].norm() * mean), (v, value))
+        )
+        delta = torch.minimum(reach, reach.square() / 2)
+        wrong = 2 * rho * (reach / 2).tanh() * delta.exp()
+        wrong += delta.expm1() * (value - out[i]).norm(dim=1)
+        term = (mean @ q[i] + size.log()).softmax(0) * wrong
+        own, total = set(), 0
+        for at in term.argsort(descending=True).tolist():
+            total += len(read[at])
+            if total <= 15 and len(read[at]) > 1:
+                own |= set(read[at])
+        assert {j for j in chosen[i].tolist() if j >= 0} == own
+        some += 0 < len(own) < size[size > 1].sum()
+    assert some > 5  # queries that may open some of their cells, not all
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"opened": 4}, {"return_bound": True}, {"opened": 4, "tol": 0.0}]
+)
+def test_a_tolerance_that_cannot_be_had_is_refused(options):
+    q, k, v = torch.randn(3, 1, 1, 40, 4)
+    with pytest.raises(ValueError, match="tol"):
+        fractal_self_attention(q, k, v, near=4, cells=2, **({"tol": 0.1} | options))
+
+
+def test_a_tolerance_under_a_transform_is_refused():
+    q, k, v = torch.randn(3, 2, 1, 1, 40, 4)
+    options = dict(near=4, cells=2, opened=4, return_bound=True, tol=0.1)
+    with pytest.raises(ValueError, match=r"torch\.func"):
+        torch.func.vmap(lambda *x: fractal_self_attention(*x, **options)[0])(q, k, v)

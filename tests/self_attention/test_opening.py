@@ -12,7 +12,9 @@ from torch.nn.functional import scaled_dot_product_attention as full
 
 from fractal_lib import FractalSelfAttention, fractal_self_attention
 from fractal_lib.reference import self_attention as specification
-from fractal_lib.self_attention.autograd import Settings, choice_of, order_of, self_attention
+from fractal_lib.self_attention.autograd import self_attention
+from fractal_lib.self_attention.choices import choice_of, order_of
+from fractal_lib.self_attention.prepared import Settings
 
 close = dict(rtol=0, atol=1e-11)
 
