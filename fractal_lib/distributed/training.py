@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.nn.parallel import DistributedDataParallel
 
 from fractal_lib.distributed.exchange import note
@@ -46,14 +47,14 @@ class _Run(Run):
         if self.ranks > 1:
             group = data.shards.group
             # buffers are constants here
-            call = DistributedDataParallel(model, process_group=group, broadcast_buffers=False)
+            call = DistributedDataParallel(model, process_group=group, forward_sync_buffers=False)
             call.register_comm_hook(group, _counted_mean)
             self.call = call
 
     def prepare(self) -> None:
         """As `Run.prepare`, of the stretch; what is hidden differs from rank to rank."""
         hiding, posterior = self.plan.hiding, self.model.posterior
-        views = [self.data]
+        views: list[Any] = [self.data]
         if hiding is not None:
             generator = torch.Generator(self.data.values.device)
             generator.manual_seed(self._seed(-1))
@@ -82,7 +83,10 @@ class _Run(Run):
         self.summed = self.done
 
 
-def _counted_mean(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _counted_mean(
+    group: Any,
+    bucket: dist.GradBucket,  # pyright: ignore[reportPrivateImportUsage]
+) -> torch.futures.Future[torch.Tensor]:
     """The mean of a bucket of gradients over ranks, as without a hook, entered in `counted`."""
     flat, ranks = bucket.buffer(), dist.get_world_size(group)
     note(_ring(flat.nbytes, ranks))
@@ -181,7 +185,7 @@ class _Folder:
         where = self.folder / f"step-{run.done}"
         state = {"model": model, "optimizer": optimizer}
         alone = not dist.is_initialized()
-        dcp.save(state, checkpoint_id=where, process_group=shards.group, no_dist=alone)
+        save(state, checkpoint_id=where, process_group=shards.group, no_dist=alone)
         if shards.rank == 0:
             told = self.about | {"steps": run.done, "history": run.history}
             told["schedule"] = run.schedule.state_dict()
@@ -208,7 +212,7 @@ class _Folder:
         state: dict[str, Any] = {"model": model, "optimizer": optimizer}
         where = self.folder / f"step-{told['steps']}"
         alone, group = not dist.is_initialized(), run.data.shards.group
-        dcp.load(state, checkpoint_id=where, process_group=group, no_dist=alone)
+        load(state, checkpoint_id=where, process_group=group, no_dist=alone)
         set_state_dict(
             run.model,
             run.optimizer,
