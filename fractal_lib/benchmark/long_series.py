@@ -85,6 +85,7 @@ def long_series(
     checkpoint_every: int = 250,
     seed: int = 0,
     threads: int = 1,
+    progress: bool = True,
 ) -> Iterator[dict]:
     """Train on one long series of which every process holds a stretch, and find held-out rows.
 
@@ -99,6 +100,7 @@ def long_series(
         checkpoint_every: steps between checkpoints.
         seed: of the series, the parameters and the training.
         threads: of the CPU, a process.
+        progress: show a bar on stderr (with tqdm if it is installed).
 
     Yields:
         from the first process alone: for each process its rows, bytes sent in preparing and a step,
@@ -128,7 +130,7 @@ def long_series(
                 checkpoint_every=checkpoint_every,
                 seed=seed,
             )
-            found = _run(file, plan, checkpoint)
+            found = _run(file, plan, checkpoint, progress)
         if found is not None:
             yield found
     finally:
@@ -157,7 +159,7 @@ def _simulated(n: int, seed: int, stack: contextlib.ExitStack) -> Path:
     return Path(name[0]) / "series.npy"
 
 
-def _run(file: Path, plan: TrainingPlan, checkpoint: Path | None) -> dict | None:
+def _run(file: Path, plan: TrainingPlan, checkpoint: Path | None, progress: bool) -> dict | None:
     """What is recorded, on the first process."""
     # torch's checkpoints take seconds to import
     from fractal_lib.distributed import Stretch, counted, prepare
@@ -177,7 +179,7 @@ def _run(file: Path, plan: TrainingPlan, checkpoint: Path | None) -> dict | None
     likelihood = LinearGaussianLikelihood(LATENT, channels, 0.5, learn_noise=True)
     model = LatentSDE(PriorSDE(LATENT, HIDDEN), likelihood, posterior)
     with Clock() as clock, counted() as traffic:
-        history = fit(model, data, plan, checkpoint)
+        history = fit(model, data, plan, checkpoint, progress=progress)
     with torch.no_grad():
         sums = _errors(model, prepare(posterior, data), values, there & ~asked, asked, begin)
     told = {"rank": rank, "rows": end - begin, "sent_bytes": traffic.sent}

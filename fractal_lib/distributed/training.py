@@ -22,6 +22,7 @@ from fractal_lib.distributed.stretch import Stretch, prepare
 from fractal_lib.posterior import LatentSDE, TrainingPlan
 from fractal_lib.posterior.run import Run
 from fractal_lib.posterior.training import Diverged
+from fractal_lib.progress import progress_bar
 
 __all__ = ["RankLost", "fit"]
 
@@ -105,6 +106,8 @@ def fit(
     data: Stretch,
     plan: TrainingPlan,
     checkpoint: str | os.PathLike | None = None,
+    *,
+    progress: bool = False,
 ) -> dict[str, list[float]]:
     """Train a model in place on series of which each rank holds a stretch; on all ranks together.
 
@@ -118,6 +121,7 @@ def fit(
         checkpoint: folder that all ranks see. It is written every ``plan.checkpoint_every`` steps
             and at the end by `torch.distributed.checkpoint`, and training goes on from it, on any
             number of ranks: with as many as before it ends where an uninterrupted run ends.
+        progress: whether the first rank shows a bar, where tqdm is installed.
 
     Returns:
         as `fractal_lib.posterior.fit`: terms of each step, summed over ranks, and this rank's
@@ -147,10 +151,13 @@ def fit(
         if saved is not None:
             saved.resume()
         run.prepare()
-        for step in range(run.done + 1, plan.steps + 1):
-            run.step()
-            if saved is not None and (step % plan.checkpoint_every == 0 or step == plan.steps):
-                saved.write()
+        progress &= data.shards.rank == 0
+        with progress_bar(plan.steps, "training", progress, run.done) as tick:
+            for step in range(run.done + 1, plan.steps + 1):
+                run.step()
+                if saved is not None and (step % plan.checkpoint_every == 0 or step == plan.steps):
+                    saved.write()
+                tick("")
         run.sum_history()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
