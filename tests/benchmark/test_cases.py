@@ -19,6 +19,7 @@ from fractal_lib.benchmark import (
     CASES,
     burgers,
     case,
+    choices,
     co2_rivals,
     fill_holes,
     forecast_rivals,
@@ -56,6 +57,7 @@ TINY = {
     "ladder-ablation": "--sizes 41 --seeds 0 1 --steps 1 --only",
     "co2-rivals": "--weeks 150 --seeds 0 --years 1985",
     "long-rivals": "--n 150 --no-isolated",
+    "long": "--rows 400 --steps 2 --num-times 4 --views 1",
     "glucose-rivals": "--readings 1500 --seeds 0",
     "mocap-rivals": "--path mocap35.mat",
     "mocap": "--path mocap35.mat --seeds 0 1 --samples 3",
@@ -66,6 +68,7 @@ TINY = {
     "burgers": "--n 16 --train 5 --test 2 --width 8 --layers 1 --near 4 --cells 2 --steps 1 "
     "--batch 2 --seeds 0",
     "fill-holes": "--seeds 0 --steps 2 --n 450 --series lorenz",
+    "choices": "--sizes 40",
     "needle": "--sizes 60 --width 8 --near 4 --cells 2 --seeds 0",
     "mqar": "--lengths 16 --pairs 2 --vocabulary 16 --width 8 --near 4 --cells 2 --steps 1 "
     "--tokens 32 --seeds 0",
@@ -85,6 +88,7 @@ NUMBERS = {  # of rows, or of runs
     "ladder-ablation": 2,
     "co2-rivals": len(co2_rivals.RIVALS),
     "long-rivals": len(long_rivals.RIVALS),
+    "long": 1,
     "glucose-rivals": len(glucose_rivals.RIVALS),
     "mocap-rivals": len(mocap_rivals.RIVALS),
     "mocap": 2 * len(mocap_task.MODELS),
@@ -95,6 +99,7 @@ NUMBERS = {  # of rows, or of runs
     "burgers": len(burgers.ATTENTIONS),
     "mqar": len(mqar.ATTENTIONS),
     "fill-holes": 2 * len(fill_holes.METHODS),
+    "choices": 4 + 25 * len(choices.KERNELS),
 }
 
 
