@@ -13,8 +13,8 @@ PAGES = bookmap.pages()
 READ = [page for page in PAGES if page.read]
 
 # minutes, for a reader who follows the contents
-UNTIL_THE_LADDER = 70
-UNTIL_THE_LATENT_SDE = 175
+UNTIL_THE_LADDER = 60
+UNTIL_THE_LATENT_SDE = 120
 WHOLE_BOOK = 420
 
 
