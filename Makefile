@@ -49,8 +49,8 @@ test: chromium lint unit fresh ## everything: style, units, doctests, a fresh bo
 lab: $(READY)   ## open the book's notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=book
 
-bench: $(READY) ## time every attention here; others: make bench CASE=heads ARGS="--json FILE"
-	$(BIN)/python -m fractal_lib.benchmark run $(or $(CASE),context-attention) $(ARGS)
+bench: $(READY) ## time all that is timed (some minutes); one: make bench CASE=heads ARGS="--json FILE"
+	$(BIN)/python -m fractal_lib.benchmark $(if $(CASE),run $(CASE),speed) $(ARGS)
 
 notebooks: $(READY) ## put the notebooks in their stored form (see CONTRIBUTING.md)
 	$(BIN)/python tools/notebooks.py store

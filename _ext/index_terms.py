@@ -38,7 +38,7 @@ class AddTerms(SphinxTransform):
     def apply(self, **kwargs):
         """Insert the nodes of the page that was just read."""
         sections = list(self.document.findall(nodes.section))
-        titles = {node.next_node(nodes.title).astext(): node for node in reversed(sections)}
+        titles = {node[0].astext(): node for node in reversed(sections)}
         for term, heading in self.config.index_terms.get(self.env.docname, []):
             section = titles.get(heading) if heading else sections[0]
             if section is None:

@@ -6,6 +6,7 @@ page in each way it should notice. `make browser` builds the book if need be and
 
 import contextlib
 import functools
+import html
 import http.server
 import math
 import os
@@ -13,10 +14,14 @@ import re
 import shutil
 import threading
 import time
+import zipfile
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import address
+import api
+import bookmap
+import index_terms
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
@@ -30,6 +35,16 @@ TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
 PAGES = [f"{name}.html" for name in ["index", "genindex", "search", TOC["root"], *CHAPTERS]]
 WITH_SLIDER = "book/gallery/cantor.html"
+
+# what a reader looks for, and the page that should come first
+SEARCHED = {
+    "hilbert attention": "book/gallery/hilbert_attention",
+    "pyramid": "book/start/ladder",
+    "ladder": "book/start/ladder",
+    "irregular times": "book/posterior/irregular",
+    "needle": "book/self_attention/opening",
+}
+HEAVIEST = 2_000_000  # bytes
 
 # (rule of axe, what its element's HTML starts with): the theme's own, and why we live with each
 THEME = {}
@@ -296,6 +311,94 @@ def barriers(page):
         for rule, html in found
         if not any(rule == r and html.startswith(h) for r, h in THEME)
     ]
+
+
+# ---- what is looked for is found -----------------------------------------------------------------
+
+
+def found_first(browser, site, query):
+    """The page that the book's own search puts first."""
+    with opened(browser, f"{site}/search.html?q={quote(query)}") as (page, _):
+        first = page.locator("#search-results ul.search li a").first
+        first.wait_for()
+        page.wait_for_function("!document.querySelector('#search-progress .dots, .search-dots')")
+        return urlsplit(first.evaluate("a => a.href")).path.lstrip("/")
+
+
+@pytest.mark.parametrize(("query", "name"), SEARCHED.items())
+def test_search_puts_the_right_page_first(browser, site, query, name):
+    assert found_first(browser, site, query) == f"{name}.html"
+
+
+def test_the_index_leads_to_every_term(site):
+    index = (HTML / "genindex.html").read_text()
+    listed = [term for terms in index_terms.terms(ROOT).values() for term, _ in terms]
+    assert len(listed) >= 40
+    assert [term for term in listed if f">{html.escape(term)}</a>" not in index] == []
+
+
+def test_the_reference_documents_what_is_public_with_its_example_and_complexity(site):
+    pages = [name for name in PAGES if name.startswith("book/reference/")]
+    text = "".join((HTML / name).read_text() for name in pages)
+    documented = set(re.findall(r'<dt class="sig[^>]*id="([\w.]+)"', text))
+    public = {api.place(v) for module in api.modules() for _, v in api.exported(module)}
+    assert public - documented == set()
+    assert len(public) > 80
+    for label in ("Complexity", "Source", "Parameters", "Raises"):
+        assert text.count(f">{label}<") > 20
+    assert text.count("&gt;&gt;&gt; ") > 100
+
+
+# ---- looks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAGES[3:])
+def test_a_page_describes_itself_and_weighs_at_most_two_megabytes(site, name):
+    head = (HTML / name).read_text().partition("</head>")[0]
+    told = re.search(r'<meta name="description" content="([^"]*)"', head)
+    assert told
+    assert 40 <= len(html.unescape(told[1])) <= 210
+    for tag in ("og:title", "og:description", "og:site_name"):
+        assert f'property="{tag}"' in head
+    assert 'rel="icon"' in head
+    assert bookmap.weight(HTML / name) <= HEAVIEST
+
+
+def test_the_weight_is_what_a_browser_fetches(browser, site):
+    fetched = {}
+    with opened(browser, site) as (page, _):
+        page.on("response", lambda r: fetched.update({r.url: len(r.body())}))
+        page.goto(f"{site}/{WITH_SLIDER}", wait_until="networkidle")
+    own = [n for url, n in fetched.items() if not any(s in url.lower() for s in bookmap.SHARED)]
+    assert sum(own) == pytest.approx(bookmap.weight(HTML / WITH_SLIDER), rel=0.15)
+
+
+def test_llms_txt_lists_every_page_with_what_it_says(site):
+    text = (HTML / "llms.txt").read_text()
+    for name in PAGES[3:]:
+        assert len(re.findall(rf"\({re.escape(name)}\): .{{40,}}", text)) == 1
+    assert text.startswith("# Fractal attention\n\n> ")
+
+
+def test_a_chapter_prints_whole(browser, site):
+    with opened(browser, f"{site}/{WITH_SLIDER}", width=720) as (page, _):
+        page.emulate_media(media="print")
+        assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+        last = page.locator("article h2", has_text="What to remember")
+        assert last.is_visible()
+        for gone in (".bd-sidebar-primary", ".bd-header-article", ".copybtn", ".bd-footer"):
+            assert not any(part.is_visible() for part in page.locator(gone).all())
+        shown = [img for img in page.locator("article img").all() if img.is_visible()]
+        assert len(shown) >= page.locator("article figure").count() >= 1
+        printed = page.pdf(format="A4")
+        assert printed.startswith(b"%PDF")
+        assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 5
+
+
+def test_the_notebooks_lie_beside_the_pages(site):
+    with zipfile.ZipFile(HTML / "notebooks.zip") as archive:
+        assert archive.testzip() is None
+        assert any(name.endswith(".whl") for name in archive.namelist())
 
 
 # ---- the slider ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import bookmap
+import index_terms
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -14,9 +15,9 @@ READ = [page for page in PAGES if page.read]
 GALLERY = "Gallery of fractals"
 
 # minutes, for a reader who follows the contents
-UNTIL_THE_LADDER = 70
-UNTIL_THE_LATENT_SDE = 175
-WHOLE_BOOK = 645
+UNTIL_THE_LADDER = 60
+UNTIL_THE_LATENT_SDE = 120
+WHOLE_BOOK = 540
 
 
 def text(page):
@@ -74,6 +75,11 @@ def next_page(markdown, name):
 )
 def test_what_is_read_next_is_found(markdown, expected):
     assert next_page(markdown, "book/start/exact_window") == expected
+
+
+def test_the_terms_of_the_index_are_of_pages_that_exist():
+    """`book/index_terms.yml`; the build checks their headings."""
+    assert set(index_terms.terms(ROOT)) <= {page.name for page in PAGES}
 
 
 # ---- the command ---------------------------------------------------------------------------------

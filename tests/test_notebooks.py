@@ -1,7 +1,7 @@
 """Every chapter keeps the frame that CONTRIBUTING.md describes, and is stored without noise.
 
-In a page of the appendix one looks things up: it has sections of its own and no exercises, and
-keeps the rest.
+In a page of the appendix, or of the measurements, one looks things up: it has sections of its own
+and no exercises, and keeps the rest.
 
 The checks are functions from a notebook to a list of findings. They run over every chapter, and
 over a sound little chapter that is spoiled in one way after another: each check must notice its
@@ -155,7 +155,7 @@ def width(nb):
 CHECKS = [title, sections, introduction, setup, exercises, figures, runs_whole, width]
 OF_CHAPTERS_ALONE = [sections, introduction, exercises]
 # what is not a chapter: pages where one looks things up, and the way in
-NO_CHAPTERS = {"appendix", "before_you_begin"}
+NO_CHAPTERS = {"appendix", "measure", "before_you_begin"}
 FRAMED = [
     (path, check)
     for check in CHECKS

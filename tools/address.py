@@ -40,22 +40,28 @@ def setup_cell(url: str) -> str:
     It installs the wheel that lies beside the notebook or the book, or in Colab and Kaggle from the
     public address, if there is one; else it says in a sentence how to get the library.
     """
-    hosted = f"""
-    if "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
-        source = source or "{SOURCE}{url}\""""
-    how = f'%pip install "{SOURCE}{url}"' if is_public(url) else WHEEL
-    return f"""\
-# Where fractal_lib is missing: install it, torch stays as it is; or say how.
-import os
-import sys
-from glob import glob
-from importlib.util import find_spec
-if find_spec("fractal_lib") is None:
-    source = "".join(sorted(glob("fractal_lib-*.whl") or glob("../../fractal_lib-*.whl"))[-1:])\
-{hosted if is_public(url) else ""}
-    if not source:
-        raise ImportError('fractal_lib is missing: {how}, or run `make lab`')
-    %pip install -q --no-deps "{{source}}\""""
+    public = is_public(url)
+    how = f'%pip install "{SOURCE}{url}"' if public else WHEEL
+    lines = [
+        "# Where fractal_lib is missing: install it, torch stays as it is; or say how.",
+        *["import os", "import sys"] * public,
+        "from glob import glob",
+        "from importlib.util import find_spec",
+        'if find_spec("fractal_lib") is None:',
+        '    found = glob("fractal_lib-*.whl") or glob("../../fractal_lib-*.whl")',
+        '    source = found[0] if found else ""',
+    ]
+    if public:
+        lines += [
+            '    if "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ:',
+            f'        source = source or "{SOURCE}{url}"',
+        ]
+    lines += [
+        "    if not source:",
+        f"        raise ImportError('fractal_lib is missing: {how}, or run `make lab`')",
+        '    %pip install -q --no-deps "{source}"',
+    ]
+    return "\n".join(lines)
 
 
 def chapters(url: str, root: Path = ROOT) -> str:

@@ -1,5 +1,5 @@
 """Several attentions as one: their reads side by side, gathered once (chapter
-``posterior/combined_head``).
+``gallery/combined_head``).
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ class MixtureAttention(ContextAttention):
         logits: (number of attentions,) float32 parameter.
 
     Complexity: the sum of the reads of its parts. Raises: ValueError or TypeError for parts that do
-    not fit. Source: chapter ``posterior/combined_head``.
+    not fit. Source: chapter ``gallery/combined_head``.
 
     >>> from fractal_lib import FractalAttention, WindowAttention
     >>> mixture = MixtureAttention(FractalAttention(), WindowAttention())

@@ -1,4 +1,4 @@
-"""Everything that makes a recorded figure: ``python -m fractal_lib.benchmark list|run|compare``.
+"""All that makes a recorded figure: ``python -m fractal_lib.benchmark list|run|speed|compare``.
 
 `CASES` has every case by name; a recorded run is read by `fractal_lib.benchmark.record.load`. What
 a case needs beyond torch and numpy it imports when it runs. ``import fractal_lib`` does not import
@@ -18,6 +18,7 @@ from fractal_lib.benchmark import (  # noqa: F401  (each enters its case)
     hilbert_speed,
     train,
     posterior_cost,
+    pyramid_cost,
     ladder_ablation,
     co2_rivals,
     long_rivals,
@@ -30,6 +31,7 @@ from fractal_lib.benchmark import (  # noqa: F401  (each enters its case)
     needle,
     mqar,
     burgers,
+    fill_holes,
 )
 
 __all__ = [

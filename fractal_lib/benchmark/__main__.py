@@ -1,4 +1,4 @@
-"""The command line: ``python -m fractal_lib.benchmark list|run|compare``."""
+"""The command line: ``python -m fractal_lib.benchmark list|run|speed|compare``."""
 
 import argparse
 import inspect
@@ -34,12 +34,17 @@ def main(arguments: list[str] | None = None) -> None:
     n | method ...
     """
     parser = Parser(prog=PROGRAM, description="Everything that makes a recorded figure.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list|run|compare")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="list|run|speed|compare"
+    )
     commands.add_parser("list", help="name every case, and the record it makes")
     run = commands.add_parser(
         "run", help="run a case: run CASE --help tells its settings", add_help=False
     )
     run.add_argument("case", nargs="?")
+    every = commands.add_parser("speed", help="time all that is timed, in some minutes")
+    every.add_argument("--folder", type=Path, help="write a record of each case there")
+    every.add_argument("--quiet", action="store_true", help="no progress bar")
     two = commands.add_parser("compare", help="what moved by more than its spread")
     two.add_argument("old", metavar="A.json")
     two.add_argument("new", metavar="B.json")
@@ -48,6 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
         return _run(parser, given.case, rest)
     if rest:
         parser.error(f"{given.command} takes no {' '.join(rest)}")
+    if given.command == "speed":
+        return _speed(parser, given.folder, given.quiet)
     if given.command == "list":
         print("\n".join(_listed()))
         return None
@@ -65,6 +72,27 @@ def _listed() -> list[str]:
         makes = one.records if len(made) > 1 else "".join(made) or "no record"
         lines.append(f"{one.name:<{width}}  {one.summary} ({makes})")
     return lines
+
+
+def _speed(parser: Parser, folder: Path | None, quiet: bool) -> None:
+    """Run every case that measures nothing but time, with the settings that it has for this."""
+    for case in CASES.values():
+        if case.speed is None:
+            continue
+        print(f"\n{case.name}: {case.summary}", flush=True)
+        settings = dict(case.speed) | {"progress": not quiet}
+        try:
+            file = folder / f"{case.name}.json" if folder else None
+            if file:
+                check_writable(file)
+            machine = describe("cpu", settings.get("threads", 1), case.packages)
+            record(case.run(**settings), file, machine)
+        except ImportError as error:
+            print(f"left out: {error}")
+        except (ValueError, MemoryError, OSError) as error:
+            parser.error(str(error))
+    if folder:
+        print(f"\nwritten to {folder}")
 
 
 def _run(parser: Parser, name: str | None, rest: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import cycle
 from types import FunctionType
 
@@ -24,7 +25,15 @@ __all__ = [
 ]
 
 
-@case("context-attention", records="cpu-attention")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@case(
+    "context-attention",
+    records="cpu-attention*",
+    choices={"dtype": list(DTYPES)},
+    speed={"seconds": 0.5},
+)
 def benchmark_attention_methods(
     sizes: Sequence[int] = (100, 1_000, 10_000),
     batch: int = 32,
@@ -34,22 +43,28 @@ def benchmark_attention_methods(
     threads: int = 1,
     seconds: float = 1.0,
     queries: int = 256,
+    dtype: str = "float32",
+    slope: bool = False,
+    only: Sequence[str] | None = None,
     progress: bool = True,
 ) -> list[dict]:
     """Time every way to read a context at one t per sample, with its error. Prints a table.
 
-    The rivals take turns, so that whatever else the machine does hits all alike. Forward passes
-    only. Preparation (the pyramid of a given kernel) is outside the clock.
+    The rivals take turns, so that whatever else the machine does hits all alike. Forward passes.
+    Preparation (the pyramid of a given kernel) is outside the clock.
 
     Args:
         sizes: numbers of rows n.
-        batch, hidden: B and H of the rows (B, n, H), float32 standard normal.
+        batch, hidden: B and H of the rows (B, n, H), standard normal.
         device: of torch, "cpu" or "cuda".
         compile: time the forms of ``torch.compile(fullgraph=True)`` too.
         threads: of the CPU.
         seconds: measuring time for each method and size, in three turns; a call is never cut short.
         queries: how many different t take turns, so that a call does not find the last one's rows
             in the cache; 1 asks the same again and again.
+        dtype: of the rows, "float32" or "bfloat16".
+        slope: time the derivative in t too, by forward mode; eager forms alone.
+        only: these methods alone.
         progress: show a bar on stderr (with tqdm if it is installed).
 
     Returns:
@@ -70,7 +85,9 @@ def benchmark_attention_methods(
     >>> sorted(records[0])
     ['bound', 'error', 'form', 'iqr', 'method', 'n', 'note', 'reads', 'seconds', 'speedup']
     """
-    return run(methods, sizes, batch, hidden, device, compile, threads, seconds, queries, progress)
+    make = partial(methods, only=only, slope=slope)
+    settings = (sizes, batch, hidden, device, compile, threads, seconds, queries, progress)
+    return run(make, *settings, dtype=DTYPES[dtype])
 
 
 def run(
@@ -85,6 +102,7 @@ def run(
     queries: int,
     progress: bool,
     header: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> list[dict]:
     """Time what ``make(rows, queries)`` names, for each n; the rest as
     `benchmark_attention_methods` says.
@@ -100,7 +118,7 @@ def run(
     with threads_of(threads), torch.no_grad():
         print(_HEAD + "\n" + "-" * len(_HEAD))
         for n in sizes:
-            rows, queried = draw(header + n, batch, hidden, device, queries)
+            rows, queried = draw(header + n, batch, hidden, device, queries, dtype)
             rivals, turns = list(make(rows, queried)), Turns[tuple[str, str]](threads)
             of_size = _warm_up(n, rows, rivals, compile, turns)
             timings = turns.measure(seconds, f"n = {n}", progress)
@@ -123,10 +141,17 @@ def _refuse_what_cannot_fit(n: int, batch: int, hidden: int, device: str) -> Non
         )
 
 
-def draw(n: int, batch: int, hidden: int, device: str, queries: int) -> tuple[Tensor, list[Tensor]]:
-    """Rows (B, n, H), filled in place, and as many t (B, 1) as asked for."""
+def draw(
+    n: int,
+    batch: int,
+    hidden: int,
+    device: str,
+    queries: int,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, list[Tensor]]:
+    """Rows (B, n, H), filled in place, and as many t (B, 1) float32 as asked for."""
     generator = torch.Generator(device).manual_seed(0)
-    rows = torch.empty(batch, n, hidden, device=device).normal_(generator=generator)
+    rows = torch.empty(batch, n, hidden, device=device, dtype=dtype).normal_(generator=generator)
     return rows, [torch.rand(batch, 1, device=device, generator=generator) for _ in range(queries)]
 
 
@@ -218,7 +243,7 @@ def fill_in(
 
 
 _HEAD = (
-    f"{'n':>8} | {'method':<23} | {'form':<8} | {'reads':>7} | {'median':>9} | {'IQR':>9} | "
+    f"{'n':>8} | {'method':<29} | {'form':<8} | {'reads':>7} | {'median':>9} | {'IQR':>9} | "
     f"{'vs bmm':>8} | error"
 )
 
@@ -241,5 +266,5 @@ def _line(record: dict) -> str:
     times = f"{milliseconds(record['seconds']):>9} | {milliseconds(record['iqr']):>9}"
     error = record["note"] or f"{record['error']:.1e}"
     bound = "" if record["bound"] is None else f" (bound {record['bound']:.0e})"
-    head = f"{record['n']:>8} | {record['method']:<23} | {record['form']:<8} | {record['reads']:>7}"
+    head = f"{record['n']:>8} | {record['method']:<29} | {record['form']:<8} | {record['reads']:>7}"
     return f"{head} | {times} | {number(record['speedup'], 'x'):>8} | {error}{bound}"

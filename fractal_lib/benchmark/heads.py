@@ -54,7 +54,7 @@ def heads(hidden: int) -> dict[str, PosteriorAffine]:
     return made
 
 
-@case("heads", records="heads-*")
+@case("heads", records="heads-*", speed={"seconds": 0.3})
 def benchmark_heads(
     sizes: Sequence[int] = (100, 1_000, 10_000),
     batch: int = 32,
@@ -92,7 +92,7 @@ def benchmark_heads(
     Raises:
         ValueError, MemoryError: as `benchmark_attention_methods`.
 
-    Source: chapter ``posterior/combined_head``.
+    Source: chapter ``gallery/combined_head``.
 
     >>> records = benchmark_heads([16], batch=2, hidden=4, seconds=0.01, progress=False)
     n | method ...

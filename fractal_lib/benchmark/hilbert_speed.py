@@ -19,6 +19,7 @@ Call = Callable[[], object]
     "hilbert-speed",
     records="hilbert-*",
     packages=("hilbertcurve", "numpy-hilbert-curve", "numpy"),
+    speed={"seconds": 1.0},
 )
 def hilbert_speed(
     cells: int = 1_000_000,

@@ -21,7 +21,7 @@ LABELS = {"cantor": "Cantor", "hilbert": "Hilbert, 9 x 9", "julia": "Julia, c = 
 """What records call a mask, where that is not the name of its pattern."""
 
 
-@case("masks", records="masks-*")
+@case("masks", records="masks-*", speed={"sizes": (1_024,)})
 def benchmark_masks(
     sizes: Sequence[int] = (1_024, 4_096),
     heads: int = 4,

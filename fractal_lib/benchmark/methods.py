@@ -1,20 +1,33 @@
 """What is timed: each way to read a context of n rows at one t per sample."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from fractal_lib.attention import (
     PATTERNS,
     ContextAttention,
     DenseAttention,
     FractalAttention,
+    MultilevelAttention,
     OriginalKernel,
 )
+from fractal_lib.posterior import UltimateFractalPosteriorAffine
 
-__all__ = ["BOUNDS", "LABELS", "Method", "methods", "num_reads", "reference", "reference_extra"]
+__all__ = [
+    "BOUNDS",
+    "FORMS",
+    "LABELS",
+    "Method",
+    "methods",
+    "num_reads",
+    "reference",
+    "reference_extra",
+    "with_slope",
+]
 
 LABELS = {
     "ladder": "ladder, fitted scales",
@@ -23,6 +36,13 @@ LABELS = {
     "julia": "Julia, c = -6",
 }
 """What tables and records call a pattern, where that is not its own name."""
+
+FORMS: dict[str, tuple[str, Callable[[], ContextAttention]]] = {
+    "ladder, pooled": ("ladder", lambda: FractalAttention(source="pyramid")),
+    "ladder, given kernel, 4 cells": ("multilevel", lambda: MultilevelAttention(cells=4)),
+    "combined": ("", lambda: UltimateFractalPosteriorAffine(1, 1).attention),
+}
+"""Other forms of a pattern that are timed beside it: by name, the pattern and how it is made."""
 
 BOUNDS: dict[str, Callable[[Any, int], float]] = {
     "window": lambda attention, n: 2 * attention.tail,
@@ -125,7 +145,44 @@ def dense_bmm(rows: Tensor, t: Tensor) -> Tensor:
     l = rows.shape[1]
     ts = torch.linspace(0, 1, l, device=rows.device)
     c = torch.softmax(-((l * (ts - t)) ** 2), dim=1)  # (B, n)
-    return torch.bmm(c.unsqueeze(1), rows).squeeze(1)
+    return torch.bmm(c.unsqueeze(1).to(rows.dtype), rows).squeeze(1)
+
+
+def sdpa_with_bias(rows: Tensor, t: Tensor) -> Tensor:
+    """The original kernel as the bias of PyTorch's own attention, whose queries and keys are 0.
+
+    >>> sdpa_with_bias(torch.eye(3).unsqueeze(0), torch.tensor([[0.5]]))
+    tensor([[0.0870, 0.8259, 0.0870]])
+    """
+    l = rows.shape[1]
+    ts = torch.linspace(0, 1, l, device=rows.device)
+    bias = -((l * (ts - t)) ** 2)  # (B, n)
+    keys = torch.zeros((), dtype=rows.dtype, device=rows.device).expand(rows.shape[0], 1, l, 8)
+    mask = bias.to(rows.dtype)[:, None, None]  # (B, 1, 1, n)
+    return scaled_dot_product_attention(keys[:, :, :1], keys, rows.unsqueeze(1), mask)[:, 0, 0]
+
+
+def with_slope(call: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """The value and its derivative in t, by forward mode: (B, H) becomes (B, 2 H), slopes over n.
+
+    >>> with_slope(dense_bmm)(torch.eye(3).unsqueeze(0), torch.tensor([[0.5]])).shape
+    torch.Size([1, 6])
+    """
+
+    def both(rows: Any, t: Tensor) -> Tensor:
+        n = rows.tree.n if hasattr(rows, "tree") else rows.shape[1]
+        value, slope, *_ = torch.func.jvp(lambda s: call(rows, s), (t,), (torch.ones_like(t),))
+        return torch.cat([value, slope / n], -1)
+
+    return both
+
+
+def reference_with_slope(rows: Tensor, t: Tensor) -> Tensor:
+    """`reference` and its derivative in t, as `with_slope` has them: (B, 2 H) float64."""
+    call = with_slope(lambda row, s: DenseAttention()(row, s)[:, 0])
+    return torch.cat(
+        [call(row[None].double(), s[None].double()) for row, s in zip(rows, t, strict=True)]
+    )
 
 
 def reference_extra(rows: Tensor) -> int:
@@ -142,42 +199,75 @@ def num_reads(attention: ContextAttention, t: Tensor, n: int) -> int:
     return attention.reads(t, n).indices.shape[-1]
 
 
-def methods(rows: Tensor, queries: list[Tensor]) -> Iterator[Method]:
-    """The sketch, a dense product, and every attention of `PATTERNS`, for rows (B, n, H) and
-    queries, each (B, 1).
+def methods(
+    rows: Tensor,
+    queries: list[Tensor],
+    only: Sequence[str] | None = None,
+    slope: bool = False,
+) -> Iterator[Method]:
+    """The sketch, dense products, and every attention of `PATTERNS` and `FORMS`, for rows (B, n, H)
+    and queries, each (B, 1); those of ``only`` alone; with ``slope`` their derivative in t too.
     """
+    for method in _every(rows, queries):
+        if only and method.name not in only:
+            continue
+        if not slope:
+            yield method
+        elif method.call not in (sdpa_with_bias, _gather):  # without a derivative in forward mode
+            wrapped = {"call": with_slope(method.call), "exact": reference_with_slope}
+            yield method._replace(**wrapped, bound=None, compiles=False)
+
+
+def _every(rows: Tensor, queries: list[Tensor]) -> Iterator[Method]:
     batch, n, _ = rows.shape
     size = rows.numel() * rows.element_size()
     weights = 4 * batch * n * rows.element_size()
-    peak = max(row.abs().amax().item() for row in rows)
 
     yield Method("sketch, as written", n, 0, batch * (size + weights), as_it_is, sketch, queries)
     yield Method("sketch, shapes fixed", n, 0, size + weights, as_it_is, sketch_fixed, queries)
     yield Method("dense bmm", n, 0, weights, as_it_is, dense_bmm, queries)
+    yield Method("SDPA with a bias", n, 0, weights, as_it_is, sdpa_with_bias, queries)
     for name, make in PATTERNS.items():
         attention = make()
         if isinstance(attention, FractalAttention):
             attention.fit(OriginalKernel(), n)
-        attention.to(rows.device)
-        reads, bound = num_reads(attention, queries[0], n), None
-        if name in BOUNDS:
-            # what the pattern leaves out, and rounding: a dot product of K terms errs by K 2^-24
-            # (Higham 2002, chapter 3), casting its weights and its result by as much again each
-            bound = (BOUNDS[name](attention, n) + (reads + 2) * 2.0**-24) * peak
-        pooled = attention.tree(n).levels > 1
-        yield Method(
-            LABELS.get(name, name),
-            reads,
-            keeps=2 * size if pooled else 0,
-            extra=64 * batch * reads,  # indices, weights and what leads to them, 8 bytes each
-            build=attention.prepare if pooled else as_it_is,
-            call=_one_query(attention),
-            queries=queries,
-            bound=bound,
-        )
+        yield _of(LABELS.get(name, name), name, attention, rows, queries)
         if isinstance(attention, FractalAttention):
+            reads = num_reads(attention, queries[0], n)
             places = [_places(attention, t, n) for t in queries]
             yield Method("bare gather of its rows", reads, 0, 0, _flat, _gather, places)
+    for label, (name, make) in FORMS.items():
+        attention = make()
+        if isinstance(attention, FractalAttention):
+            attention.fit(OriginalKernel(), n)
+        yield _of(label, name, attention, rows, queries)
+
+
+def _of(
+    label: str, name: str, attention: ContextAttention, rows: Tensor, queries: list[Tensor]
+) -> Method:
+    """One attention of the library, by the name of its pattern, as a rival."""
+    batch, n, _ = rows.shape
+    size = rows.numel() * rows.element_size()
+    attention.to(rows.device)
+    reads, bound = num_reads(attention, queries[0], n), None
+    if name in BOUNDS:
+        # what the pattern leaves out, and rounding: a dot product of K terms errs by K eps / 2
+        # (Higham 2002, chapter 3), casting its weights and its result by as much again each
+        peak = max(row.abs().amax().item() for row in rows)
+        rounding = (reads + 2) * torch.finfo(rows.dtype).eps / 2
+        bound = (BOUNDS[name](attention, n) + rounding) * peak
+    pooled = attention.tree(n).levels > 1
+    return Method(
+        label,
+        reads,
+        keeps=2 * size if pooled else 0,
+        extra=64 * batch * reads,  # indices, weights and what leads to them, 8 bytes each
+        build=attention.prepare if pooled else as_it_is,
+        call=_one_query(attention),
+        queries=queries,
+        bound=bound,
+    )
 
 
 def _one_query(attention: ContextAttention) -> Callable[[Any, Tensor], Tensor]:

@@ -25,7 +25,12 @@ LADDERS = ("ladder", "ladder, a fifth missing")
 POSTERIORS = [*LADDERS, *(name for name in HEADS if name != "ladder")]
 
 
-@case("posterior-cost", records="posterior-cost", choices={"names": POSTERIORS})
+@case(
+    "posterior-cost",
+    records="posterior-cost",
+    choices={"names": POSTERIORS},
+    speed={"sizes": (100, 1_000, 10_000), "names": LADDERS, "seconds": 2.0},
+)
 def posterior_cost(
     sizes: Sequence[int] = (100, 1_000, 10_000, 100_000),
     names: Sequence[str] = (*LADDERS, "dense", "ultimate"),

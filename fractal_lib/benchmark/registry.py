@@ -27,6 +27,8 @@ class Case:
             takes them; "" if there are none.
         choices: for a setting, the names it can take.
         packages: other packages whose versions belong in the record.
+        speed: settings with which ``speed`` runs it, among all cases that measure nothing but time;
+            None for another case.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Case:
     records: str = ""
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
+    speed: Mapping[str, Any] | None = None
 
     @property
     def summary(self) -> str:
@@ -104,6 +107,7 @@ def case(
     records: str = "",
     choices: Mapping[str, Sequence[str]] | None = None,
     packages: tuple[str, ...] = (),
+    speed: Mapping[str, Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Enter a function in `CASES`; the arguments are those of `Case`. It stays as it is.
 
@@ -114,7 +118,7 @@ def case(
     def enter(function: Function) -> Function:
         if name in CASES and CASES[name].function.__qualname__ != function.__qualname__:
             raise ValueError(f"there is a case {name!r} already: {CASES[name].function}")
-        CASES[name] = Case(name, function, records, choices or {}, packages)
+        CASES[name] = Case(name, function, records, choices or {}, packages, speed)
         return function
 
     return enter

@@ -89,7 +89,12 @@ def draw(
     return q, k, v
 
 
-@case("self-attention", records="self-attention-*", choices={"others": list(WINDOWS_OF_OTHERS)})
+@case(
+    "self-attention",
+    records="self-attention-*",
+    choices={"others": list(WINDOWS_OF_OTHERS)},
+    speed={"sizes": (1_024, 4_096), "seconds": 0.5, "memory": False},
+)
 def benchmark_self_attention(
     sizes: Sequence[int] = (1_024, 4_096, 16_384),
     batch: int = 1,

@@ -1,5 +1,5 @@
 """Heads: a context and a time to the mean and std of a latent (chapter
-``posterior/combined_head``).
+``gallery/combined_head``).
 """
 
 import math
@@ -54,7 +54,7 @@ class PosteriorAffine(nn.Module):
         ValueError, TypeError: for sizes below 1, or an attention, a context or a t that do not fit.
 
     Complexity: that of the attention, and O(H^2) for the network. Source: Bartosh, Vetrov and
-    Naesseth (2025), their public notebook, and chapter ``posterior/combined_head``.
+    Naesseth (2025), their public notebook, and chapter ``gallery/combined_head``.
 
     >>> head = PosteriorAffine(latent_size=3, hidden_size=16, attention=FractalAttention())
     >>> m, s = head(torch.randn(8, 1 + 100, 16), torch.rand(8, 1))
@@ -194,7 +194,7 @@ class UltimateFractalPosteriorAffine(PosteriorAffine):
 
     Takes the place of the dense head as it is: same arguments, same calls. Complexity: at most 8
     log2(n) + 33 reads a query, where the dense head has n. Source: the original sketch's class of
-    this name; chapter ``posterior/combined_head``.
+    this name; chapter ``gallery/combined_head``.
 
     >>> head = UltimateFractalPosteriorAffine(latent_size=3, hidden_size=16)
     >>> (m, s), (dm, ds) = head(torch.randn(8, 1 + 1000, 16), torch.rand(8, 1), return_t_dir=True)

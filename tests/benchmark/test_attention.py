@@ -18,9 +18,12 @@ from fractal_lib.benchmark.methods import (
     dense_bmm,
     methods,
     reference,
+    sdpa_with_bias,
     sketch,
     sketch_fixed,
+    with_slope,
 )
+from fractal_lib.benchmark.pyramid_cost import break_even, pyramid_cost
 from fractal_lib.progress import progress_bar
 
 
@@ -166,3 +169,41 @@ def test_progress_is_shown_on_stderr(installed, monkeypatch, capsys):
     shown = capsys.readouterr()
     assert ("n = 7" in shown.err and "/2" in shown.err) == installed
     assert shown.out == ""
+
+
+def test_the_bias_of_sdpa_is_the_original_kernel():
+    rows, (t, _) = draw(50, 3, 4, "cpu", 2)
+    torch.testing.assert_close(sdpa_with_bias(rows, t), dense_bmm(rows, t))
+
+
+def test_a_slope_is_that_of_central_differences():
+    rows, (t, _) = draw(50, 3, 4, "cpu", 2)
+    rows, t, step = rows.double(), t.double(), 1e-6
+    rivals = {m.name: m for m in methods(rows, [t], ["window", "combined"], slope=True)}
+    assert list(rivals) == ["window", "combined"]  # those that were asked for
+    plain = {m.name: m for m in methods(rows, [t])}
+    for name, method in rivals.items():
+        call, context = plain[name].call, method.build(rows)
+        central = (call(context, t + step) - call(context, t - step)) / (2 * step)
+        both = method.call(context, t)
+        torch.testing.assert_close(both[:, :4], call(context, t))
+        torch.testing.assert_close(both[:, 4:], central / 50, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(  # the reference too, whose errors it tells
+        method.exact(rows, t), with_slope(lambda r, s: DenseAttention()(r, s)[:, 0])(rows, t)
+    )
+
+
+def test_rows_in_half_precision_err_by_what_is_promised(capsys):
+    found = by_name(tiny(200, dtype="bfloat16"), 200)
+    for name in ("window", "ladder, given kernel", "ladder, given kernel, 4 cells"):
+        assert 1e-4 < found[name]["error"] <= found[name]["bound"], name
+    assert by_name(tiny(200, only=["window"]), 200).keys() == {"window"}
+
+
+def test_a_pyramid_pays_from_as_many_queries_on_as_its_building_takes():
+    rows = pyramid_cost([40], batch=2, hidden=3, seconds=0.003, progress=False)
+    took = {row["method"]: row["seconds"] for row in rows}
+    (build,) = [row for row in rows if "break_even" in row]
+    pays = took["dense"] > took["query"]
+    assert build["method"] == "build" and (build["break_even"] is None) == (not pays)
+    assert break_even(took["build"], 1.0, 2.0) == took["build"]

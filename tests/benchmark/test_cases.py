@@ -20,6 +20,7 @@ from fractal_lib.benchmark import (
     burgers,
     case,
     co2_rivals,
+    fill_holes,
     forecast_rivals,
     forecast_sde,
     glucose_rivals,
@@ -33,6 +34,7 @@ from fractal_lib.benchmark import (
 )
 from fractal_lib.benchmark.__main__ import main, options_of, script
 from fractal_lib.benchmark.attentions import FAR, WAYS
+from fractal_lib.benchmark.methods import FORMS
 from fractal_lib.benchmark.record import identity, load, names, record, rows
 from fractal_lib.benchmark.tasks import ou_task
 from fractal_lib.data.mocap import Mocap
@@ -50,6 +52,7 @@ TINY = {
     "hilbert-speed": "--cells 50 --order 4 --seconds 0.003",
     "latent-sde": "--task ou --steps 2",
     "posterior-cost": "--sizes 9 --batch 2 --hidden 4 --seconds 0.003",
+    "pyramid-cost": "--sizes 1 9 --batch 2 --hidden 4 --seconds 0.003",
     "ladder-ablation": "--sizes 41 --seeds 0 1 --steps 1 --only",
     "co2-rivals": "--weeks 150 --seeds 0 --years 1985",
     "long-rivals": "--n 150 --no-isolated",
@@ -62,6 +65,7 @@ TINY = {
     "key-kinds": "--n 60 --width 8 --near 4 --cells 2 --centroids 3 --seeds 0",
     "burgers": "--n 16 --train 5 --test 2 --width 8 --layers 1 --near 4 --cells 2 --steps 1 "
     "--batch 2 --seeds 0",
+    "fill-holes": "--seeds 0 --steps 2 --n 450 --series lorenz",
     "needle": "--sizes 60 --width 8 --near 4 --cells 2 --seeds 0",
     "mqar": "--lengths 16 --pairs 2 --vocabulary 16 --width 8 --near 4 --cells 2 --steps 1 "
     "--tokens 32 --seeds 0",
@@ -70,13 +74,14 @@ LATENT = "latent-sde --task ou --steps 9 --quiet"
 REQUIRED = {"latent-sde": ["--task", "ou"]}
 REQUIRED |= {name: ["--path", "mocap35.mat"] for name in ("mocap", "mocap-rivals")}
 NUMBERS = {  # of rows, or of runs
-    "context-attention": 2 * (4 + len(PATTERNS)),
+    "context-attention": 2 * (5 + len(PATTERNS) + len(FORMS)),
     "heads": 3 * (2 + len(PATTERNS)),
     "self-attention": 2 * (2 + len(FAR)) * 2,
     "masks": 1,
     "hilbert-speed": 3,
     "latent-sde": 1,
     "posterior-cost": 4,
+    "pyramid-cost": 2 * 4,
     "ladder-ablation": 2,
     "co2-rivals": len(co2_rivals.RIVALS),
     "long-rivals": len(long_rivals.RIVALS),
@@ -89,6 +94,7 @@ NUMBERS = {  # of rows, or of runs
     "needle": len(FAR) + 1,
     "burgers": len(burgers.ATTENTIONS),
     "mqar": len(mqar.ATTENTIONS),
+    "fill-holes": 2 * len(fill_holes.METHODS),
 }
 
 
@@ -163,7 +169,7 @@ def test_list_names_every_case_and_every_record_belongs_to_one(capsys):
         assert "NaN" not in json.dumps(run), name
         assert sum(one.makes(name) for one in CASES.values()) == 1, name
     for one in CASES.values():
-        assert names(one.records) or one.name == "masks", one.name
+        assert names(one.records) or one.name in ("masks", "pyramid-cost"), one.name
 
 
 def test_names_that_pages_and_records_use_are_kept():
@@ -404,3 +410,25 @@ def test_it_imports_without_the_packages_of_its_cases():
     code = f"import sys; sys.modules.update(dict.fromkeys({missing}))\n"
     code += "from fractal_lib.benchmark.record import load; assert load('hilbert-cpu')['rows']"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_speed_runs_what_measures_time_alone_and_nothing_else(short, tmp_path, monkeypatch, capsys):
+    timed = {name: one for name, one in CASES.items() if one.speed is not None}
+    assert {"context-attention", "heads", "self-attention", "posterior-cost"} <= set(timed)
+    assert not {"latent-sde", "co2-rivals", "fill-holes", "needle"} & set(timed)
+    ran = {}
+
+    def run(self, **settings):
+        ran[self.name] = settings
+        if self.name == "masks":
+            raise ImportError("optional needs the package nothing")
+        return {"rows": []}
+
+    monkeypatch.setattr(CASES["heads"].__class__, "run", run)
+    main(["speed", "--quiet", "--folder", str(tmp_path / "new")])
+    assert {name: one.speed | {"progress": False} for name, one in timed.items()} == ran
+    written = {f.stem for f in (tmp_path / "new").iterdir()}
+    assert written == set(timed) - {"masks"}
+    assert "left out: optional needs the package nothing" in capsys.readouterr().out
+    for name, settings in ran.items():  # what it is given are settings of it
+        assert set(settings) <= set(CASES[name].settings)
