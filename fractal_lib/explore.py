@@ -85,12 +85,20 @@ class Explorer:
     Attributes:
         parameters: name of each parameter -> the texts of its values, in the slider's order.
         frames: the drawn `Frame`s, the last parameter running fastest.
+        start: for each parameter the number of the value that shows first.
     """
 
-    def __init__(self, parameters: dict[str, list[str]], frames: list[Frame], caption: str | None):
+    def __init__(
+        self,
+        parameters: dict[str, list[str]],
+        frames: list[Frame],
+        caption: str | None,
+        start: dict[str, int] | None = None,
+    ):
         self.parameters = parameters
         self.frames = frames
         self.caption = caption
+        self.start = dict.fromkeys(parameters, 0) | (start or {})
         self._widget = None
 
     def __repr__(self) -> str:
@@ -99,21 +107,30 @@ class Explorer:
         )
         return f"explore({spans}): {len(self.frames)} frames"
 
+    def _frame(self, settings: list[int]) -> int:
+        """The number of the frame for one setting of every slider."""
+        k = 0
+        for at, texts in zip(settings, self.parameters.values(), strict=True):
+            k = k * len(texts) + at
+        return k
+
     def _figcaption(self) -> str:
         return f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
 
     def _repr_html_(self) -> str:
-        """The static form; without JavaScript it is the first frame, its alt text and caption."""
+        """The static form; without JavaScript it is one frame, its alt text and caption."""
+        first = self._frame(list(self.start.values()))
         controls = "\n".join(
             f'<div class="control" hidden><label><span>{html.escape(name)}</span>'
-            f'<input type="range" min="0" max="{len(texts) - 1}" step="1" value="0" '
+            f'<input type="range" min="0" max="{len(texts) - 1}" step="1" '
+            f'value="{self.start[name]}" '
             f'autocomplete="off" aria-label="{html.escape(name)}" '
-            f'aria-valuetext="{html.escape(texts[0])}" '
+            f'aria-valuetext="{html.escape(texts[self.start[name]])}" '
             f'data-values="{html.escape(json.dumps(texts))}"></label>'
-            f"<output>{html.escape(texts[0])}</output></div>"
+            f"<output>{html.escape(texts[self.start[name]])}</output></div>"
             for name, texts in self.parameters.items()
         )
-        images = "\n".join(frame.img(hidden=k > 0) for k, frame in enumerate(self.frames))
+        images = "\n".join(frame.img(hidden=k != first) for k, frame in enumerate(self.frames))
         return (
             f'<figure class="fractal-explore">\n<style>{STYLE}</style>\n{images}\n{controls}\n'
             f"{self._figcaption()}\n<script>{SCRIPT}</script>\n</figure>"
@@ -132,7 +149,7 @@ class Explorer:
             sliders = [
                 widgets.SelectionSlider(
                     options=[(text, k) for k, text in enumerate(texts)],
-                    value=0,
+                    value=self.start[name],
                     description=name,
                     layout=widgets.Layout(width="auto", max_width="45rem"),
                     style={"description_width": "initial"},
@@ -141,10 +158,8 @@ class Explorer:
             ]
 
             def show(change=None):
-                k = 0
-                for slider, texts in zip(sliders, self.parameters.values(), strict=True):
-                    k = k * len(texts) + slider.value
-                picture.value = self.frames[k].img()
+                at = self._frame([slider.value for slider in sliders])
+                picture.value = self.frames[at].img()
 
             for slider in sliders:
                 slider.observe(show, names="value")
@@ -178,6 +193,7 @@ def explore(
     alt: str | Callable | None = None,
     caption: str | None = None,
     dpi: float = 144,
+    start: dict | None = None,
     **parameters: Iterable,
 ) -> Explorer:
     """Draw a figure for every value of one or two parameters and put a slider under it.
@@ -191,6 +207,8 @@ def explore(
             that the first line of draw's docstring.
         caption: a sentence below the figure, plain text.
         dpi: pixels per inch; 144 is crisp at the width of a page.
+        start: the values that show before a slider is moved, by name (`start={"level": 4}`); the
+            first ones by default. Begin with the frame that tells most.
         **parameters: one or two names, each with its values (`level=range(7)`, which is also the
             default).
 
@@ -198,8 +216,8 @@ def explore(
         An `Explorer`; as the last line of a cell it shows itself.
 
     Raises:
-        ValueError: no values, more than two parameters, more than 60 frames, no words for the alt
-            text, or a `draw` that left no figure.
+        ValueError: no values, more than two parameters, more than 60 frames, a start that is not
+            among the values, no words for the alt text, or a `draw` that left no figure.
         ImportError: matplotlib or pillow is not installed (the extra ``fractal-lib[plot]``).
 
     Cost: one call of `draw` per value, and 10 to 40 kB per frame of lines at 7 x 3 inches, all kept
@@ -233,6 +251,11 @@ def explore(
         raise ValueError(
             f"explore draws at most {MOST_FRAMES} frames, got {total}: give fewer values"
         )
+    begin = {}
+    for name, value in (start or {}).items():
+        if value not in values.get(name, []):
+            raise ValueError(f"explore cannot start at {name} = {value}: no such value")
+        begin[_name(name)] = values[name].index(value)
     words = alt or caption or (draw.__doc__ or "").strip().split("\n")[0]
     if not words:
         raise ValueError("explore needs alt text: pass alt=, a caption, or give draw a docstring")
@@ -243,7 +266,7 @@ def explore(
         text = words(**setting) if callable(words) else f"{words} ({_phrase(setting)})"
         frames.append(_render(draw, setting, text, dpi))
     texts = {_name(name): [_text(v) for v in span] for name, span in values.items()}
-    return Explorer(texts, frames, caption)
+    return Explorer(texts, frames, caption, begin)
 
 
 def _name(parameter: str) -> str:

@@ -38,7 +38,7 @@ WITH_SLIDER = "book/gallery/cantor.html"
 
 # what a reader looks for, and the page that should come first
 SEARCHED = {
-    "hilbert attention": "book/gallery/hilbert_attention",
+    "hilbert attention": "book/gallery/hilbert",
     "pyramid": "book/start/ladder",
     "ladder": "book/start/ladder",
     "irregular times": "book/posterior/irregular",

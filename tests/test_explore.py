@@ -78,6 +78,20 @@ def test_static_form_has_every_frame_and_shows_the_first():
     assert "http" not in slider._repr_html_()
 
 
+def test_a_slider_starts_where_it_is_told():
+    slider = explore(bars, alt="bars", height=[1, 2.5], at=range(1, 4), start={"at": 3})
+    tags = Tags(slider._repr_html_())
+    assert ["hidden" in image for image in tags["img"]] == [True, True, False, True, True, True]
+    assert [control["value"] for control in tags["input"]] == ["0", "2"]
+    assert [control["aria-valuetext"] for control in tags["input"]] == ["1", "3"]
+    picture, height, at = slider.widget().children
+    assert (height.value, at.value) == (0, 2)
+    assert picture.value == slider.frames[2].img()
+    for wrong in ({"at": 4}, {"width": 1}):
+        with pytest.raises(ValueError, match="cannot start"):
+            explore(bars, alt="bars", height=[1], at=range(1, 4), start=wrong)
+
+
 def test_seven_frames_of_lines_are_small_and_look_as_drawn():
     slider = explore(lines, level=range(7))
     assert len(slider._repr_html_()) < 180_000

@@ -37,7 +37,7 @@ class DenseAttention(ContextAttention):
     a jvp in t and gradients of t is an error up to torch 2.13 (PyTorch issue 177261). Complexity:
     O(n H) per query. Positions are float64 whatever the rows are, where the original's float32
     rounds at large n. Source: Bartosh, Vetrov and Naesseth (2025); chapter
-    ``start/dense_attention``; ``sample_weight``, chapter ``gallery/julia_attention``.
+    ``start/dense_attention``; ``sample_weight``, chapter ``gallery/julia``.
 
     Raises:
         TypeError, ValueError: for a sample_weight that is not as said, or (when called) not one

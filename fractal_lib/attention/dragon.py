@@ -1,5 +1,5 @@
 """The dragon's creases: a few rows of every fold around t, no row on two of them (chapter
-``gallery/dragon_attention``).
+``gallery/dragon``).
 """
 
 import torch
@@ -41,8 +41,7 @@ class DragonCurveAttention(ContextAttention):
     Raises:
         ValueError: if ``max_depth`` is outside [1, 32].
 
-    Source: Davis and Knuth (1970) for levels and turns; chapters ``gallery/dragon_curve`` and
-    ``gallery/dragon_attention``.
+    Source: Davis and Knuth (1970) for levels and turns; chapter ``gallery/dragon``.
 
     >>> values = torch.arange(8.0).reshape(1, 8, 1)
     >>> t = torch.tensor([[0.0, 0.5, 1.0]])

@@ -1,5 +1,5 @@
 """A window in the plane around a query that walks along the Hilbert curve (chapter
-``gallery/hilbert_attention``).
+``gallery/hilbert``).
 """
 
 import math
@@ -58,7 +58,7 @@ class HilbertCurveAttention(ContextAttention):
 
     Takes ``observed``: a hole larger than the window is an error. Complexity: window_size**2 reads
     of H numbers per query, whatever n is. Source: Hilbert (1891) for the curve; chapter
-    ``gallery/hilbert_attention``.
+    ``gallery/hilbert``.
 
     Raises:
         ValueError: for a window that is even or less than 3, a grid without cells, or (when called)

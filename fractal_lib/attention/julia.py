@@ -1,5 +1,5 @@
 """A dust of offsets around t: dense near it, sparse far away, n^D of them (chapter
-``gallery/julia_attention``).
+``gallery/julia``).
 """
 
 import cmath
@@ -43,7 +43,7 @@ class JuliaAttention(ContextAttention):
     8.6 n^D reads of H numbers per query at c = -6 (3.5 n^D at -2.1, 10 n^D at -20), D =
     ``julia_dimension(c)``: a power of n, not a logarithm. The
     offsets are found once for each power of two, in O(n + n^D log^2 n), and kept. Source: Fatou and
-    Julia (1917-1918) for the dust; chapter ``gallery/julia_attention``.
+    Julia (1917-1918) for the dust; chapter ``gallery/julia``.
 
     Raises:
         ValueError: if c is not a finite real number below -2.

@@ -44,7 +44,7 @@ def hilbert_speed(
     Raises:
         ImportError: if a package is missing. AssertionError: if two answers differ.
 
-    Source: chapter ``gallery/hilbert_curve``.
+    Source: chapter ``gallery/hilbert``.
     """
     positive(cells=cells, order=order, seconds=seconds)
     places = np.random.default_rng(0).integers(0, 2**order, (cells, 2))

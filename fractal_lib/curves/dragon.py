@@ -1,5 +1,5 @@
 """The dragon curve: a strip of paper folded in half, again and again, then opened (chapter
-``gallery/dragon_curve``).
+``gallery/dragon``).
 
 Crease i = 1, 2, 3, ... of the strip is i = 2**k * m with m odd. Its *level* k is the fold that made
 it, counted from the last; its *turn* is left (+1) if m % 4 == 1 and right (-1) if m % 4 == 3.
@@ -42,7 +42,7 @@ def fold_levels(crease: Tensor) -> Tensor:
         ValueError: if a crease is below 1.
 
     Complexity: O(1) per crease, by six masks.
-    Source: OEIS A007814; chapter ``gallery/dragon_curve``.
+    Source: OEIS A007814; chapter ``gallery/dragon``.
 
     >>> fold_levels(torch.arange(1, 9))
     tensor([0, 1, 0, 2, 0, 1, 0, 3])
@@ -68,7 +68,7 @@ def turn_signs(crease: Tensor) -> Tensor:
         ValueError: if a crease is below 1.
 
     Complexity: O(1) per crease. Source: OEIS A014577, as 1 and 0; Davis and Knuth (1970); chapter
-    ``gallery/dragon_curve``.
+    ``gallery/dragon``.
 
     >>> turn_signs(torch.arange(1, 9))
     tensor([ 1,  1, -1,  1,  1, -1, -1,  1])
@@ -92,7 +92,7 @@ def unfolded_signs(order: int) -> Tensor:
     Raises:
         ValueError: if ``order`` is outside [0, 30].
 
-    Complexity: O(2**order). Source: Davis and Knuth (1970); chapter ``gallery/dragon_curve``, with
+    Complexity: O(2**order). Source: Davis and Knuth (1970); chapter ``gallery/dragon``, with
     the proof.
 
     >>> unfolded_signs(3)
@@ -127,7 +127,7 @@ def dragon_points(step: Tensor) -> Tensor:
         ValueError: if a step is negative.
 
     Complexity: O(log(largest)) per number of steps. Source: Davis and Knuth (1970); chapter
-    ``gallery/dragon_curve``.
+    ``gallery/dragon``.
 
     >>> dragon_points(torch.arange(5))
     tensor([[0, 0],
@@ -163,7 +163,7 @@ def dragon_curve(order: int) -> Tensor:
     Raises:
         ValueError: if ``order`` is outside [0, 30].
 
-    Complexity: O(2**order). Source: chapter ``gallery/dragon_curve``.
+    Complexity: O(2**order). Source: chapter ``gallery/dragon``.
 
     >>> dragon_curve(2)[-1]
     tensor([0, 2])
@@ -191,7 +191,7 @@ def twin_points(order: int) -> Tensor:
         ValueError: if ``order`` is outside [0, 30].
 
     Complexity: O(n log n) for n = 2**order, by sorting. Source: Davis and Knuth (1970); chapter
-    ``gallery/dragon_curve``.
+    ``gallery/dragon``.
 
     >>> twin_points(5)
     tensor([[ 7, 11],
@@ -224,7 +224,7 @@ def dragon_cells(order: int) -> Tensor:
     Raises:
         ValueError: if ``order`` is outside [0, 30].
 
-    Complexity: O(2**order). Source: chapter ``gallery/dragon_curve``.
+    Complexity: O(2**order). Source: chapter ``gallery/dragon``.
 
     >>> dragon_cells(2)
     tensor([[ 0, -1],
@@ -253,7 +253,7 @@ def dragon_boundary(order: int) -> Tensor:
         ValueError: if ``order`` is outside [0, 30].
 
     Complexity: O(2**order) time and memory. Source: Chang and Zhang (2000); chapter
-    ``gallery/dragon_curve``.
+    ``gallery/dragon``.
 
     >>> [len(dragon_boundary(order)) for order in range(9)]
     [1, 2, 4, 8, 16, 30, 56, 102, 180]

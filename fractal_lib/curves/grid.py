@@ -1,7 +1,7 @@
 """Permutations: in which order to walk over the cells of a grid, and pictures written out along
 them.
 
-Chapter ``gallery/hilbert_curve``. A permutation is an int64 vector: ``permutation[k]`` is the flat
+Chapter ``gallery/hilbert``. A permutation is an int64 vector: ``permutation[k]`` is the flat
 index ``row * width + column`` of the k-th cell of the walk. Cells are ``(x, y)``: x counts columns,
 y rows, from 0.
 """
@@ -88,7 +88,7 @@ def morton_encode(x: Array, y: Array) -> Array:
         TypeError, ValueError: for another kind, or values outside the range.
 
     Complexity: O(1) per cell, some 30 operations on whole words. Source: Morton (1966); chapter
-    ``gallery/hilbert_curve``.
+    ``gallery/hilbert``.
 
     >>> morton_encode(torch.tensor([0, 1, 0, 1, 2]), torch.tensor([0, 0, 1, 1, 0]))
     tensor([0, 1, 2, 3, 4])
@@ -114,7 +114,7 @@ def morton_decode(d: Array) -> tuple[Array, Array]:
     Raises:
         TypeError, ValueError: for another kind, or values outside the range.
 
-    Complexity: O(1) per cell. Source: Morton (1966); chapter ``gallery/hilbert_curve``.
+    Complexity: O(1) per cell. Source: Morton (1966); chapter ``gallery/hilbert``.
 
     >>> morton_decode(torch.arange(4))
     (tensor([0, 1, 0, 1]), tensor([0, 0, 1, 1]))
@@ -164,7 +164,7 @@ def morton_permutation(height: int, width: int) -> Tensor:
     Returns:
         (height * width,) int64, a permutation of the flat indices.
 
-    Complexity: O(n log n) for n cells. Source: chapter ``gallery/hilbert_curve``.
+    Complexity: O(n log n) for n cells. Source: chapter ``gallery/hilbert``.
 
     >>> morton_permutation(2, 3)
     tensor([0, 1, 3, 4, 2, 5])

@@ -1,5 +1,5 @@
 """The Hilbert curve: cell to place and back by tables, on any grid, and as a smooth path (chapter
-``gallery/hilbert_curve``).
+``gallery/hilbert``).
 
 The curve of order p visits the 4**p cells (x, y) of a square grid of side 2**p, from (0, 0) to
 (2**p - 1, 0). Any two consecutive cells share an edge.
@@ -49,7 +49,7 @@ def hilbert_encode(x: Any, y: Any, order: int) -> Any:
         ValueError: if ``order`` or a cell is out of range.
 
     Complexity: ceil(order / 8) looks into a table per cell. Source: Hilbert (1891); chapter
-    ``gallery/hilbert_curve``.
+    ``gallery/hilbert``.
 
     >>> hilbert_encode(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 0]), order=1)
     tensor([0, 1, 2, 3])
@@ -74,7 +74,7 @@ def hilbert_decode(d: Any, order: int) -> tuple[Any, Any]:
         ValueError: if ``order`` or a place is out of range.
 
     Complexity: ceil(order / 8) looks into a table per place. Source: Hilbert (1891); chapter
-    ``gallery/hilbert_curve``.
+    ``gallery/hilbert``.
 
     >>> hilbert_decode(torch.arange(4), order=1)
     (tensor([0, 0, 1, 1]), tensor([0, 1, 1, 0]))
@@ -196,7 +196,7 @@ def hilbert_permutation(height: int, width: int) -> Tensor:
         ValueError: if a side is out of range.
 
     Complexity: O(n log n) time and O(n) memory for n cells, however large the square. Source:
-    chapter ``gallery/hilbert_curve``.
+    chapter ``gallery/hilbert``.
 
     >>> hilbert_permutation(2, 3)
     tensor([0, 1, 4, 3, 5, 2])
@@ -225,7 +225,7 @@ def touching_permutation(height: int, width: int) -> Tensor:
 
     Complexity: O(n) for n cells, in O(log n) steps over whole levels. Source: after J. Cerveny's
     generalised Hilbert curve ("gilbert", 2018), which may step diagonally once since it always
-    starts along the longer side; chapter ``gallery/hilbert_curve``.
+    starts along the longer side; chapter ``gallery/hilbert``.
 
     >>> touching_permutation(3, 4).view(3, 4)
     tensor([[ 0,  1,  5,  4],
@@ -295,7 +295,7 @@ def hilbert_path(position: Tensor, order: int, rows: int | None = None) -> Tenso
         ValueError: if ``order``, ``rows`` or a position is out of range.
 
     Complexity: eight `hilbert_decode` per position. Source: de Boor (1978); chapter
-    ``gallery/hilbert_curve``.
+    ``gallery/hilbert``.
 
     >>> hilbert_path(torch.tensor([0.0, 0.5, 3.0]), order=1)
     tensor([[0.0000, 0.0000],
@@ -326,7 +326,7 @@ def spline_path(
         and ends in the last.
 
     Complexity: eight cells looked up per position. Source: de Boor (1978); chapter
-    ``gallery/hilbert_curve``.
+    ``gallery/hilbert``.
 
     >>> spline_path(torch.tensor([0.0, 1.0, 1.5]), 3, lambda k: (k, 0 * k))
     tensor([[0.0000, 0.0000],

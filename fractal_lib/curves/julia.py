@@ -1,7 +1,7 @@
 """Julia sets of z^2 + c: how long a point stays, and the dust that is left on the line for real c <
 -2.
 
-Chapter ``gallery/julia_set``.
+Chapter ``gallery/julia``.
 """
 
 import math
@@ -52,7 +52,7 @@ def escape_time(z: Values, c: complex | Values, max_iter: int = 256, radius: flo
         ValueError: if ``z`` or ``c`` is not finite, ``max_iter < 1`` or ``radius`` is not positive.
 
     Complexity: O(points still inside) a round, O(max_iter * points) at worst; one synchronisation a
-    round on a GPU. Source: Fatou and Julia (1917-1918); chapter ``gallery/julia_set``.
+    round on a GPU. Source: Fatou and Julia (1917-1918); chapter ``gallery/julia``.
 
     >>> escape_time(torch.tensor([0.0, 1.5, 2.0, 1e30]), c=-1, max_iter=4)
     tensor([1., 1., 0., 0.])
@@ -118,7 +118,7 @@ def julia_set_attention(z: Values, c: complex, max_iter: int = 256) -> Values:
     Raises:
         TypeError, ValueError: as `escape_time` does.
 
-    Complexity and source: as `escape_time`; chapter ``gallery/julia_set``.
+    Complexity and source: as `escape_time`; chapter ``gallery/julia``.
 
     >>> julia_set_attention(torch.tensor([0j, 1.2 + 0j, 1j, -2 + 0j]), c=-1, max_iter=10)
     tensor([1.0000, 1.0000, 0.1000, 0.0000])
@@ -137,7 +137,7 @@ def escape_radius(c: complex) -> float:
     Raises:
         ValueError: if ``c`` is not finite.
 
-    Source: Falconer, Fractal Geometry (2003), chapter 14; chapter ``gallery/julia_set``.
+    Source: Falconer, Fractal Geometry (2003), chapter 14; chapter ``gallery/julia``.
 
     >>> escape_radius(-6), escape_radius(2j)
     (3.0, 2.0)
@@ -167,7 +167,7 @@ def julia_points(c: float, levels: int) -> Tensor:
     Raises:
         ValueError: if ``c`` is not a finite real number <= -2, or ``levels`` outside [0, 24].
 
-    Complexity: O(2**levels), without a sort. Source: chapter ``gallery/julia_set``.
+    Complexity: O(2**levels), without a sort. Source: chapter ``gallery/julia``.
 
     >>> julia_points(-6, 2)
     tensor([-3.0000, -1.7321,  1.7321,  3.0000], dtype=torch.float64)
@@ -201,7 +201,7 @@ def julia_intervals(c: float, levels: int) -> Tensor:
     Raises:
         ValueError: as `julia_points` does.
 
-    Complexity: O(2**levels). Source: chapter ``gallery/julia_set``.
+    Complexity: O(2**levels). Source: chapter ``gallery/julia``.
 
     >>> julia_intervals(-6, 1)
     tensor([[-3.0000, -1.7321],
@@ -227,7 +227,7 @@ def julia_itineraries(levels: int) -> Tensor:
     Raises:
         ValueError: if ``levels`` is outside [0, 24].
 
-    Complexity: O(levels * 2**levels). Source: chapter ``gallery/julia_set``.
+    Complexity: O(levels * 2**levels). Source: chapter ``gallery/julia``.
 
     >>> julia_itineraries(2)
     tensor([[-1,  1],
@@ -266,7 +266,7 @@ def julia_dimension(c: float, levels: int = 16) -> float:
         ValueError: if ``c`` is not a finite real number <= -2, or ``levels`` outside [2, 24].
 
     Complexity: O(2**levels). Source: R. Bowen, Hausdorff dimension of quasi-circles (1979); chapter
-    ``gallery/julia_set``.
+    ``gallery/julia``.
 
     >>> round(julia_dimension(-6), 9)
     0.4518375

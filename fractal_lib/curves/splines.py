@@ -1,7 +1,7 @@
 """The cubic B-spline and the grid points under it: the weights of the ladder and of every smooth
 path.
 
-Chapter ``gallery/cantor``.
+Chapter ``start/ladder``.
 """
 
 import torch
@@ -26,7 +26,7 @@ def stencil(x: Tensor, stride: Tensor | int) -> tuple[Tensor, Tensor]:
         fraction: shape of ``x / stride``, in [0, 1): how far ``x`` is past the second point, in
             strides.
 
-    Complexity: O(1) per position and stride. Source: chapter ``gallery/cantor``.
+    Complexity: O(1) per position and stride. Source: chapter ``start/ladder``.
 
     >>> node, fraction = stencil(torch.tensor([5.5], dtype=torch.float64), 2)
     >>> node * 2, fraction
@@ -54,7 +54,7 @@ def bspline_weights(fraction: Tensor, n: int = 0) -> Tensor:
         ValueError: for a derivative other than 0, 1 or 2 (the third derivative jumps).
 
     Written as polynomials of the fraction and not of |u|, whose second derivative autograd reports
-    as 0 at u = 0. Source: de Boor (1978); chapter ``gallery/cantor``.
+    as 0 at u = 0. Source: de Boor (1978); chapter ``start/ladder``.
 
     >>> bspline_weights(torch.tensor(0.0)) * 6
     tensor([1., 4., 1., 0.])
@@ -79,7 +79,7 @@ def bspline(u: Tensor) -> Tensor:
     Returns:
         of the shape of ``u``, 2/3 at 0; C^2, and autograd reports all three derivatives truly.
 
-    Complexity: O(1) each. Source: de Boor (1978); chapter ``gallery/cantor``.
+    Complexity: O(1) each. Source: de Boor (1978); chapter ``start/ladder``.
 
     >>> bspline(torch.tensor([0.0, 1.0, -2.0])) * 6
     tensor([4., 1., 0.])

@@ -201,7 +201,7 @@ def julia_distances(c: float, n: int) -> list[int]:
 
     The real Julia set of z^2 + c on [-r, r], its tip r laid on 0 and -r on n' - 1, where n' is n
     rounded up to a power of two. Ascending.
-    Source: Fatou and Julia; chapter ``gallery/julia_attention``.
+    Source: Fatou and Julia; chapter ``gallery/julia``.
 
     >>> julia_distances(-6.0, 64)
     [0, 2, 10, 11, 13, 50, 52, 53, 61, 63]

@@ -87,7 +87,7 @@ def julia_mask_mod(
         ValueError: if ``n`` or ``grain`` is below 1, or ``c`` is not a finite real number below -2.
 
     Complexity: a table of n / grain flags; one table entry per pair. Source: Fatou and Julia
-    (1917-1918); chapters ``gallery/julia_attention`` and ``self_attention/near_in_content``.
+    (1917-1918); chapters ``gallery/julia`` and ``self_attention/near_in_content``.
 
     >>> [kv for kv in range(64) if julia_mask_mod(64)(0, 0, torch.tensor(0), torch.tensor(kv))]
     [0, 2, 10, 11, 13, 50, 52, 53, 61, 63]
@@ -116,7 +116,7 @@ def dragon_mask_mod(reach: int = 2) -> MaskMod:
         ValueError: if ``reach`` is below 1.
 
     Complexity: O(1) per pair, no table. Source: Davis and Knuth (1970); chapters
-    ``gallery/dragon_attention`` and ``self_attention/near_in_content``.
+    ``gallery/dragon`` and ``self_attention/near_in_content``.
 
     >>> [kv for kv in range(64) if dragon_mask_mod(1)(0, 0, torch.tensor(20), torch.tensor(kv))]
     [7, 15, 17, 19, 20, 21, 23, 27, 31, 47, 63]
@@ -159,7 +159,7 @@ def hilbert_mask_mod(
             odd and positive.
 
     Complexity: two tables of as many numbers as there are cells; four table entries per pair.
-    Source: Hilbert (1891); chapters ``gallery/hilbert_attention`` and
+    Source: Hilbert (1891); chapters ``gallery/hilbert`` and
     ``self_attention/near_in_content``.
 
     >>> near = hilbert_mask_mod(order=2, window=3)
