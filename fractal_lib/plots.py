@@ -43,6 +43,8 @@ __all__ = [
 ]
 
 plt: Any = optional("matplotlib.pyplot", "fractal_lib.plots")
+dates: Any = optional("matplotlib.dates", "fractal_lib.plots")
+units: Any = optional("matplotlib.units", "fractal_lib.plots")
 
 
 class Role(NamedTuple):
@@ -124,6 +126,8 @@ def use_style() -> None:
     In a notebook it also asks for pictures of double density, shown at the size of single ones.
     """
     plt.rcParams.update(STYLE)
+    # dates as 1984, Jul, 1985: longer ones would overlap
+    units.registry[np.datetime64] = dates.ConciseDateConverter(show_offset=False)
     try:
         from IPython import get_ipython
         from matplotlib_inline.config import InlineBackend

@@ -183,7 +183,7 @@ def test_the_setup_cell_installs_or_says_how(monkeypatch, tmp_path, url, wheel, 
     )
     source = address.setup_cell(url)
     package = f"fractal-lib[all] @ git+{url}"
-    assert len(source.split("\n")) <= 12
+    assert len(source.split("\n")) <= 14
     names = {"get_ipython": lambda: Shell}
     run = functools.partial(exec, TransformerManager().transform_cell(source), names)
     hosted = where != "elsewhere" and url == PUBLIC
