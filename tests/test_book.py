@@ -515,7 +515,8 @@ def test_a_dead_link_is_noticed(browser, site, href):
 @pytest.mark.parametrize(
     "spoil",
     [
-        "document.querySelector('.cell_output img').style.setProperty('width', '200px', 'important')",
+        "document.querySelector('.cell_output img').style"
+        ".setProperty('width', '200px', 'important')",
         "document.querySelector('article').insertAdjacentHTML('beforeend', "
         '\'<svg viewBox="0 0 900 90" width="300"><text y="50" font-size="20">a</text></svg>\')',
     ],

@@ -19,10 +19,12 @@ from fractal_lib.attention.kernels import RBF, Kernel, Matern12, OriginalKernel,
 from fractal_lib.attention.mixture import MixtureAttention
 from fractal_lib.attention.pyramid import Pyramid
 from fractal_lib.attention.tree import Tree
+from fractal_lib.attention.choose import Choice, choose_reader
 
 __all__ = [
     "PATTERNS",
     "RBF",
+    "Choice",
     "ContextAttention",
     "DenseAttention",
     "DragonCurveAttention",
@@ -39,6 +41,7 @@ __all__ = [
     "Reads",
     "Tree",
     "WindowAttention",
+    "choose_reader",
     "pattern",
     "position",
     "read",

@@ -32,6 +32,7 @@ from fractal_lib.benchmark import (  # noqa: F401  (each enters its case)
     mqar,
     burgers,
     fill_holes,
+    choices,
 )
 
 __all__ = [

@@ -1,7 +1,6 @@
 """Hidden rows of a series, scattered and in stretches, filled by every reader of this book."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,10 +16,8 @@ from fractal_lib.attention import (
     FractalAttention,
     HilbertCurveAttention,
     JuliaAttention,
-    Reads,
-    Tree,
-    WindowAttention,
 )
+from fractal_lib.benchmark.hidden_rows import LocalWindow
 from fractal_lib.benchmark.machine import positive
 from fractal_lib.benchmark.registry import case
 from fractal_lib.data import co2, holdout
@@ -66,18 +63,6 @@ class Problem(NamedTuple):
     values: Tensor
     seen: Tensor
     hidden: dict[str, Tensor]
-
-
-class Window(WindowAttention):
-    """The rows within `REACH`: without a promise, so that one row within it will do."""
-
-    def pattern(self, t: Tensor, tree: Tree) -> Reads:
-        """Rows around t (B, Q), those that are missing with weight 0."""
-        x = t.double().unsqueeze(-1) * (tree.n - 1)
-        row = x.detach().round().long() + torch.arange(-REACH, REACH + 1)
-        index, count = tree.lookup(0, row)
-        weight = self.kernel(x - row, tree.n) * count
-        return Reads(index, weight / weight.sum(-1, keepdim=True))
 
 
 def problem(series: str, seed: int, noise: float, n: int | None = None) -> Problem:
@@ -208,8 +193,8 @@ def _fitted(given: Problem, method: str, steps: int) -> ContextAttention:
                     _loss(DenseAttention(RBF(s)), given, trial).item() for trial in trials
                 ),
             )
-        tail = math.exp(-((REACH / scale) ** 2) / 2)
-        return Window(RBF(scale), tail=tail) if method == "window" else DenseAttention(RBF(scale))
+        kernel = RBF(scale)
+        return LocalWindow(kernel, REACH) if method == "window" else DenseAttention(kernel)
     torch.manual_seed(0)
     reader = LEARNED[method]()
     optimizer = torch.optim.Adam(reader.parameters(), lr=0.1)

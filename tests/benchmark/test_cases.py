@@ -19,6 +19,7 @@ from fractal_lib.benchmark import (
     CASES,
     burgers,
     case,
+    choices,
     co2_rivals,
     fill_holes,
     forecast_rivals,
@@ -66,6 +67,7 @@ TINY = {
     "burgers": "--n 16 --train 5 --test 2 --width 8 --layers 1 --near 4 --cells 2 --steps 1 "
     "--batch 2 --seeds 0",
     "fill-holes": "--seeds 0 --steps 2 --n 450 --series lorenz",
+    "choices": "--sizes 40",
     "needle": "--sizes 60 --width 8 --near 4 --cells 2 --seeds 0",
     "mqar": "--lengths 16 --pairs 2 --vocabulary 16 --width 8 --near 4 --cells 2 --steps 1 "
     "--tokens 32 --seeds 0",
@@ -95,6 +97,7 @@ NUMBERS = {  # of rows, or of runs
     "burgers": len(burgers.ATTENTIONS),
     "mqar": len(mqar.ATTENTIONS),
     "fill-holes": 2 * len(fill_holes.METHODS),
+    "choices": 4 + 25 * len(choices.KERNELS),
 }
 
 

@@ -1,7 +1,5 @@
 """The readers that fill holes: what is asked, what they may see, and how they are scored."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -46,7 +44,7 @@ def test_what_is_hidden_is_not_read(method):
 def test_the_window_is_scored_where_it_answers():
     given = problem("co2", 0, 0.0)
     n, year = len(given.seen), given.hidden["stretch"]
-    window = module.Window(RBF(3.0), tail=math.exp(-((module.REACH / 3.0) ** 2) / 2))
+    window = module.LocalWindow(RBF(3.0), module.REACH)
     assert window.reads(torch.zeros(1, 1), n).indices.shape[-1] == 2 * module.REACH + 1
     guess = module._answers(window, given, year)
     known = np.flatnonzero(given.seen)
