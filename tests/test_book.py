@@ -84,7 +84,8 @@ FAULTS = r"""async () => {
   const shown = ".cell_output, .cell_output *, article table, article div:has(> table)";
   for (const e of document.querySelectorAll(shown)) {
     const box = e.getBoundingClientRect();
-    if (!e.offsetParent || !box.width || e.closest("mjx-container, span.math")) continue;
+    if (!e.offsetParent || !box.width || e.closest("mjx-container, span.math, .headerlink"))
+      continue;
     if (reported.some((outer) => outer.contains(e))) continue;
     const clips = getComputedStyle(e).overflowX !== "visible";
     if (clips && e.scrollWidth > e.clientWidth + 1 && e.clientWidth) {
