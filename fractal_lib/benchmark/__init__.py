@@ -22,6 +22,7 @@ from fractal_lib.benchmark import (  # noqa: F401  (each enters its case)
     ladder_ablation,
     co2_rivals,
     long_rivals,
+    long_series,
     glucose_rivals,
     mocap_rivals,
     mocap_task,

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import os
 import re
 import sys
 import types
@@ -112,6 +113,8 @@ def _run(parser: Parser, name: str | None, rest: list[str]) -> None:
             )
         )
     file, add = settings.pop("json"), settings.pop("add")
+    if os.environ.get("RANK", "0") != "0":  # of the processes of torchrun one writes
+        file = None
     quiet = settings.pop("quiet")
     if "progress" in case.settings:
         settings["progress"] = not quiet

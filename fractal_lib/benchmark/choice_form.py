@@ -73,9 +73,10 @@ def form_html(data: dict[str, Any] | None = None) -> str:
     )
     return (
         f'<div class="fractal-choose"><style>{STYLE}</style><form aria-label="Which reader for my '
-        f'data"><div class="controls">{"".join(controls)}</div><output aria-live="polite">'
-        f'<dl>{answers}</dl><pre data-answer="code" tabindex="0" aria-label="the lines that make '
-        f'it"></pre></output></form><script>(() => {{const data = {inside};{SCRIPT}}})()</script>'
+        f'data"><div class="controls">{"".join(controls)}</div><div class="answer" role="status">'
+        f'<dl>{answers}</dl><pre data-answer="code" tabindex="0" role="group" '
+        f'aria-label="the lines that make it"></pre></div></form>'
+        f"<script>(() => {{const data = {inside};{SCRIPT}}})()</script>"
         "</div>"
     )
 
@@ -113,7 +114,7 @@ STYLE = """
   color: inherit; background: transparent; border: 1px solid currentColor; border-radius: .2em; }
 .fractal-choose option { color: #111; background: #fff; }
 .fractal-choose :focus-visible { outline: 2px solid #c2410c; outline-offset: 2px; }
-.fractal-choose output { display: block; margin-top: .9em; }
+.fractal-choose .answer { margin-top: .9em; }
 .fractal-choose dl { display: grid; grid-template-columns: max-content 1fr; gap: .2em 1em;
   margin: 0; }
 .fractal-choose dt { font-weight: 600; } .fractal-choose dd { margin: 0; }

@@ -132,10 +132,12 @@ class LatentSDE(Predictor):
             return torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
 
         # stratified: one in each part
+        begin, end = data.span
         at_drift = (torch.arange(num_times, device=device) + uniform()) / num_times
+        at_drift = begin + (end - begin) * at_drift
         row = data.sample(series, uniform())
-        zero = torch.zeros(len(series), 1, device=device, dtype=torch.float64)
-        q = self.posterior(prepared, series, torch.cat([zero, at_drift, row.t], 1))  # (B, 1 + 2 Q)
+        start = torch.full((len(series), 1), begin, device=device, dtype=torch.float64)
+        q = self.posterior(prepared, series, torch.cat([start, at_drift, row.t], 1))  # (B, 1 + 2 Q)
         noise = torch.randn(q.mean.shape, generator=generator, device=device, dtype=q.mean.dtype)
         first, middle, last = slice(0, 1), slice(1, 1 + num_times), slice(1 + num_times, None)
         kl_initial = self._kl(q.at(first))  # first: it compares the sizes
@@ -145,8 +147,8 @@ class LatentSDE(Predictor):
         ).mean(1)  # (B,)
         mismatch = self._mismatch(q.at(middle), noise[:, middle], at_drift, data.duration).mean(1)
         return ElboTerms(
-            kl_initial,
-            data.duration * mismatch,
+            kl_initial if begin == 0 else 0 * kl_initial,  # the first stretch has it
+            data.duration * (end - begin) * mismatch,
             -(data.counts[series].to(log_prob) if self.scaled else 1) * log_prob,
         )
 

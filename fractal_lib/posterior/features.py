@@ -63,8 +63,11 @@ class DataPyramid(Reader):
     ):
         super().__init__(as_observations(data), n, gaps, per_channel)
         levels, self.causal = levels_of(self.n, levels), bool(causal)
-        self.pyramids = PackedPyramids(*self.tables(), self.n, levels)
+        self.pyramids = self._packed(levels)
         self.out_features = levels * (2 * data.channels + self.groups * self.gaps)
+
+    def _packed(self, levels: int) -> PackedPyramids:
+        return PackedPyramids(*self.tables(), self.n, levels)
 
     def _read(self, series: Tensor, x: Tensor) -> Features:
         pyramids, stride = self.pyramids, self.pyramids.stride.unsqueeze(-1)  # (L, 1)

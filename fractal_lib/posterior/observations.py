@@ -54,6 +54,8 @@ class Observations:
         counts: (S,) int64, the number of rows of each series with anything observed.
         n, channels, duration: N, X and T.
         complete: whether nothing is missing.
+        span: the share of the time that they speak for, (0, 1); a process that holds a stretch of
+            longer series has less (`fractal_lib.distributed.Stretch`).
 
     Raises:
         TypeError: for values or times that are not floating point, a mask that is not bool, or a
@@ -73,6 +75,8 @@ class Observations:
     >>> Observations(ragged, times=[torch.rand(4), torch.rand(7)])
     Observations(series=2, n=7, channels=2, duration=1, own times, 11 rows observed, torch.float32)
     """
+
+    span: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, values: Any, times: Any = None, observed: Any = None, duration: float = 1.0):
         self.duration = as_positive(duration, "duration")
@@ -144,7 +148,8 @@ class Observations:
     def rows(self) -> Tensor:
         """(S, N) bool, where anything was observed."""
         rows = any_channel(self.observed)
-        return self.values.new_ones(len(self), self.n, dtype=torch.bool) if rows is None else rows
+        shape = self.values.shape[:2]
+        return self.values.new_ones(shape, dtype=torch.bool) if rows is None else rows
 
     @property
     def whole(self) -> Observations:

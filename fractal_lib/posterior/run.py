@@ -72,6 +72,9 @@ class Run:
 
     def __init__(self, model: LatentSDE, data: Observations, plan: TrainingPlan):
         self.model, self.data, self.plan, self.whole = model, data, plan, True
+        # what a step calls, and how many processes share a step: a subclass has others
+        self.call: nn.Module = model
+        self.ranks = 1
         self.generator = torch.Generator(data.values.device).manual_seed(plan.seed)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = _optimizer(self.parameters, plan)
@@ -112,10 +115,10 @@ class Run:
         series = _draw_series(len(data), plan.batch_size, self.generator, data.values.device)
         prepared = self.prepared[len(self.history["nll"]) % len(self.prepared)]
         weight = () if plan.hiding is None else (plan.hiding.weight,)
-        terms = self.model(data, prepared, series, plan.num_times, self.generator, *weight)
+        terms = self.call(data, prepared, series, plan.num_times, self.generator, *weight)
         loss = terms.negative_elbo.mean()
         self.optimizer.zero_grad()
-        loss.backward()
+        (self.ranks * loss).backward()
         if plan.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, plan.grad_clip)
         self.optimizer.step()

@@ -61,7 +61,7 @@ class Hiding:
 
     def view(self, data: Observations, generator: torch.Generator) -> Observations:
         """The data without what is hidden this time; a series keeps at least one row."""
-        shape, device = (len(as_observations(data)), data.n), data.values.device
+        shape, device = tuple(as_observations(data).values.shape[:2]), data.values.device
 
         def uniform(*size: int) -> Tensor:
             return torch.rand(*size, generator=generator, device=device, dtype=torch.float64)

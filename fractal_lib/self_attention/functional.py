@@ -13,7 +13,15 @@ from fractal_lib.self_attention.choices import bound_of, choice_of, choice_withi
 from fractal_lib.self_attention.ordering import ORDERS
 from fractal_lib.self_attention.prepared import Settings
 
-__all__ = ["check_geometry", "check_opened", "check_order", "clean", "fractal_self_attention"]
+__all__ = [
+    "check_geometry",
+    "check_opened",
+    "check_order",
+    "check_tensors",
+    "clean",
+    "fractal_self_attention",
+    "refuse",
+]
 
 
 def fractal_self_attention(
@@ -121,13 +129,13 @@ def fractal_self_attention(
     >>> bool(((out - exact).norm(dim=-1) <= bound).all())
     True
     """
-    _refuse(attn_mask, dropout_p)
+    refuse(attn_mask, dropout_p)
     (near, cells), order = check_geometry(near, cells), check_order(order)
     opened = check_opened(opened, cells)
     if return_bound and not cells:
         raise ValueError(f"return_bound needs cells, since a window has no bound; got {cells=}")
     tol = None if tol is None else check_tol(tol, opened, return_bound)
-    _check_tensors(query, key, value, enable_gqa)
+    check_tensors(query, key, value, enable_gqa)
     padding = None
     if key_padding_mask is not None:
         padding = as_mask(key_padding_mask, "key_padding_mask", query.device)
@@ -205,7 +213,8 @@ def check_tol(tol: float, opened: int, return_bound: bool) -> float:
     return tol
 
 
-def _refuse(attn_mask: Any, dropout_p: float) -> None:
+def refuse(attn_mask: Any, dropout_p: float) -> None:
+    """Raise ValueError for a mask of all pairs, or a dropout."""
     if attn_mask is not None:
         shape = getattr(attn_mask, "shape", None)
         got = repr(attn_mask) if shape is None else f"a mask of shape {tuple(shape)}"
@@ -220,7 +229,8 @@ def _refuse(attn_mask: Any, dropout_p: float) -> None:
         )
 
 
-def _check_tensors(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> None:
+def check_tensors(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> None:
+    """Raise TypeError or ValueError unless these are queries, keys and values of one attention."""
     named = (("query", query), ("key", key), ("value", value))
     for name, x in named:
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype != query.dtype:
