@@ -152,7 +152,46 @@ def width(nb):
     return [f"cell {name}: a line of {n} characters, at most 76 fit" for name, n in long]
 
 
-CHECKS = [title, sections, introduction, setup, exercises, figures, runs_whole, width]
+def visible(nb):
+    """(cell number, cell) of the code that a reader meets unfolded."""
+    folds = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+    return [
+        (k, c) for k, c in enumerate(nb.cells) if c.cell_type == "code" and not folds & {*tags(c)}
+    ]
+
+
+def short(nb):
+    """A visible cell has at most 30 lines of code; most have 20, one thought each."""
+    sizes = [
+        (c.id, sum(bool(line.strip()) for line in c.source.split("\n"))) for _, c in visible(nb)
+    ]
+    found = [f"cell {name}: {n} visible lines, at most 30" for name, n in sizes if n > 30]
+    long = [name for name, n in sizes if n > 20]
+    return found + [f"{len(long)} cells of more than 20 lines: {long}"] * (len(long) > 3)
+
+
+def folded(nb):
+    """What draws, moves a slider or measures a time is folded; what it shows is not."""
+    work = re.compile(r"plt\.show\(\)|^explore\(|\bTimer\(|\.style\.format\(", re.M)
+    return [f"cell {c.id}: not folded" for _, c in visible(nb) if work.search(c.source)]
+
+
+def led_in(nb):
+    """A sentence stands before each visible cell, but for the imports."""
+    imports = code_cells(nb)[1:2]
+    found = []
+    for k, cell in visible(nb):
+        before = nb.cells[k - 1]
+        line = before.source.strip().split("\n")[-1]
+        if cell not in imports and (before.cell_type != "markdown" or line.startswith("#")):
+            found.append(f"cell {cell.id}: no sentence before it")
+    return found
+
+
+CHECKS = [
+    *(title, sections, introduction, setup, exercises, figures, runs_whole, width),
+    *(short, folded, led_in),
+]
 OF_CHAPTERS_ALONE = [sections, introduction, exercises]
 # what is not a chapter: pages where one looks things up, and the way in
 NO_CHAPTERS = {"appendix", "measure", "before_you_begin"}
@@ -227,10 +266,11 @@ def sound():
         "![a line](a.svg)"
     )
     figure = {
+        "tags": ["hide-input"],
         "mystnb": {
             "figure": {"caption": "A line.", "name": "fig-line"},
             "image": {"alt": "A line."},
-        }
+        },
     }
     cells = [
         md(intro, id="intro"),
@@ -238,7 +278,7 @@ def sound():
         code("import math", id="imports"),
         md("## From scratch", id="scratch"),
         code("plt.plot([0, 1])\nplt.show()", id="figure", metadata=figure),
-        md("## From the library\n\n## What it costs", id="rest"),
+        md("## From the library\n\n## What it costs\n\nA sum.", id="rest"),
         code("2 + 2", id="sum", metadata={"tags": ["nbval-check-output"]}),
         md("## Exercises", id="exercises"),
     ]
@@ -296,6 +336,10 @@ def test_a_sound_chapter_passes(tmp_path):
         (figures, edit("figure", "A line.", "''")),
         (runs_whole, edit("solution-3", "hide-cell", "skip-execution")),
         (width, edit("imports", "import math", f"import {'m' * 70}")),
+        (short, edit("sum", "2 + 2", "\n\n".join(["2 + 2"] * 31))),
+        (folded, edit("figure", "hide-input", "show")),
+        (folded, edit("sum", "2 + 2", "explore(draw)")),
+        (led_in, edit("rest", "\n\nA sum.", "")),
     ],
 )
 def test_each_check_notices(check, spoil):
