@@ -25,12 +25,12 @@ export HOME := $(CURDIR)/.venv/home
 endif
 
 # the tests of the house rather than of the library
-HOUSE := book bookmap colab form layers names notebooks packaging
+HOUSE := book bookmap bundle colab form layers names notebooks packaging
 
 files = $(shell find $(1) -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
 # what a notebook's result depends on beside its own cells, and what the book is made of
 LIBRARY := $(call files,fractal_lib)
-SOURCES := $(call files,book _ext _static) _config.yml _toc.yml tools/bookmap.py
+SOURCES := $(call files,book _ext _static) _config.yml _toc.yml tools/bookmap.py tools/bundle.py
 
 .PHONY: help book map test lab bench notebooks oldest clean lint unit pages outputs colab browser fresh chromium
 
@@ -109,6 +109,7 @@ _build/.built: $(READY) _build/.library $(SOURCES)
 	$(BIN)/python tools/executed.py
 	rm -rf _build/html _build/.doctrees
 	$(BIN)/jupyter-book build . -n -W --keep-going
+	$(BIN)/python tools/bundle.py
 	@touch $@
 
 _build/.library: $(READY) $(LIBRARY)

@@ -3,8 +3,22 @@
 Jupyter Book and its theme both register sphinx-thebe, so that every page names its scripts twice
 and the second `const THEBE_JS_URL` is an error in the browser. The book offers no live kernel
 inside a page (Colab and JupyterLab serve for that), so thebe's scripts, whose address is elsewhere,
-go.
+go. So do the buttons that lead to the project's public address, until there is one.
 """
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+import address
+
+
+def without_address(app, config):
+    """Drop the buttons whose links could lead nowhere (config-inited)."""
+    options = config.html_theme_options
+    if not address.is_public(address.current(Path(app.srcdir))):
+        options["launch_buttons"] = {}
+        options.update(dict.fromkeys(["use_repository_button", "use_issues_button"], False))
 
 
 def keep_own_scripts(app, pagename, templatename, context, doctree):
@@ -20,5 +34,6 @@ def keep_own_scripts(app, pagename, templatename, context, doctree):
 
 def setup(app):
     """Run last, after the theme has added its own scripts."""
+    app.connect("config-inited", without_address)
     app.connect("html-page-context", keep_own_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

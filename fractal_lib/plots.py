@@ -43,6 +43,8 @@ __all__ = [
 ]
 
 plt: Any = optional("matplotlib.pyplot", "fractal_lib.plots")
+dates: Any = optional("matplotlib.dates", "fractal_lib.plots")
+units: Any = optional("matplotlib.units", "fractal_lib.plots")
 
 
 class Role(NamedTuple):
@@ -82,6 +84,8 @@ QUERY = Role("#d40f2f", ":", "v")
 MISSING = "#f3dcae"  # background of what is missing or held out; never a line or a letter
 FAINT = "#c9ccd1"  # rulers, grids, points that are there but not read
 
+SMALLEST = 12.25  # points: at this size the text of a figure 7.2 inches wide is read on a telephone
+
 STYLE = {
     "figure.figsize": (7.2, 3.2),
     "figure.dpi": 100,
@@ -97,18 +101,18 @@ STYLE = {
     "axes.edgecolor": "#4a4f57",
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.titlesize": 10.5,
+    "axes.titlesize": SMALLEST,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "grid.color": "#e6e8eb",
     "grid.linewidth": 0.7,
-    "font.size": 10,
+    "font.size": SMALLEST,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": SMALLEST,
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
+    "xtick.labelsize": SMALLEST,
+    "ytick.labelsize": SMALLEST,
     "xtick.color": "#4a4f57",
     "ytick.color": "#4a4f57",
     "svg.hashsalt": "fractal_lib",  # the same picture is the same file
@@ -122,6 +126,8 @@ def use_style() -> None:
     In a notebook it also asks for pictures of double density, shown at the size of single ones.
     """
     plt.rcParams.update(STYLE)
+    # dates as 1984, Jul, 1985: longer ones would overlap
+    units.registry[np.datetime64] = dates.ConciseDateConverter(show_offset=False)
     try:
         from IPython import get_ipython
         from matplotlib_inline.config import InlineBackend
@@ -334,7 +340,5 @@ def loglog_cost(
         )
     ax.set(xscale="log", yscale="log", xlabel="rows n", ylabel="ms per call")
     if recorded:
-        ax.set_title(
-            f"dashed: recorded on {recorded_on}", fontsize=9, fontweight="normal", color="#4a4f57"
-        )
+        ax.set_title(f"dashed: recorded on {recorded_on}", fontweight="normal", color="#4a4f57")
     label_lines(ax)

@@ -6,19 +6,28 @@ page in each way it should notice. `make browser` builds the book if need be and
 
 import contextlib
 import functools
+import html
 import http.server
+import math
 import os
+import re
 import shutil
 import threading
 import time
+import zipfile
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import address
+import api
+import bookmap
+import index_terms
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
+
+from fractal_lib import plots
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
@@ -26,6 +35,16 @@ TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
 PAGES = [f"{name}.html" for name in ["index", "genindex", "search", TOC["root"], *CHAPTERS]]
 WITH_SLIDER = "book/gallery/cantor.html"
+
+# what a reader looks for, and the page that should come first
+SEARCHED = {
+    "hilbert attention": "book/gallery/hilbert",
+    "pyramid": "book/start/ladder",
+    "ladder": "book/start/ladder",
+    "irregular times": "book/posterior/irregular",
+    "needle": "book/self_attention/opening",
+}
+HEAVIEST = 2_000_000  # bytes
 
 # (rule of axe, what its element's HTML starts with): the theme's own, and why we live with each
 THEME = {}
@@ -59,8 +78,45 @@ FAULTS = r"""async () => {
     const what = wide ? name(wide) : "";
     found.push(`${page.scrollWidth} px wide in a window of ${innerWidth}: ${what}`);
   }
+  const column = document.querySelector("article") ?? document.body, reported = [];
+  const edge = column.getBoundingClientRect().right
+    - parseFloat(getComputedStyle(column).paddingRight);
+  const shown = ".cell_output, .cell_output *, article table, article div:has(> table)";
+  for (const e of document.querySelectorAll(shown)) {
+    const box = e.getBoundingClientRect();
+    if (!e.offsetParent || !box.width || e.closest("mjx-container, span.math, .headerlink"))
+      continue;
+    if (reported.some((outer) => outer.contains(e))) continue;
+    const clips = getComputedStyle(e).overflowX !== "visible";
+    if (clips && e.scrollWidth > e.clientWidth + 1 && e.clientWidth) {
+      reported.push(e);
+      found.push(`cut, or to be scrolled by ${e.scrollWidth - e.clientWidth} px: ` + name(e));
+    } else if (box.right > (e.matches("img") ? innerWidth : edge) + 1.5) {
+      reported.push(e);
+      found.push(`${Math.round(box.right - edge)} px over the right edge: ` + name(e));
+    }
+  }
+  const pixels = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  for (const e of document.querySelectorAll(".cell_output img")) {
+    if (!e.naturalWidth) continue;
+    pixels.drawImage(e, 0, 0, 60, 40);
+    const all = new Uint32Array(pixels.getImageData(0, 0, 60, 40).data.buffer);
+    if (all.every((pixel) => pixel === all[0])) found.push("empty frame: " + name(e));
+  }
+  for (const e of document.querySelectorAll(".cell_output, .cell_output figure"))
+    if (!e.textContent.trim() && !e.querySelector("img, svg"))
+      found.push("empty frame: " + name(e));
   return found;
 }"""
+
+# Pixels of the smallest letters in each chart that a browser shows. A PNG of ours has 200 pixels an
+# inch, and `plots.SMALLEST` points; of an SVG its text is found below.
+LETTERS = """() => [...document.querySelectorAll("article img, article svg text")]
+  .filter((e) => e.getBoundingClientRect().width)
+  .map((e) => e.matches("img")
+    ? [e.src, e.getBoundingClientRect().width, e.naturalWidth]
+    : [null, parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a, 0])"""
+READABLE = 9  # pixels, on a telephone
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +193,57 @@ def faults(page, trouble):
     return page.evaluate(FAULTS) + trouble
 
 
+def small_letters(page):
+    """Charts with letters too small to be read, as the page is shown now."""
+    found = []
+    for src, width, natural in page.evaluate(LETTERS):
+        if src is None:
+            size = width
+        elif src.endswith(".svg"):
+            size = svg_letters(HTML / urlsplit(src).path.lstrip("/")) * width
+        else:
+            size = plots.SMALLEST * 200 / 72 * width / natural
+        if size < READABLE:
+            found.append(f"letters of {size:.1f} px: {(src or 'svg')[-60:]}")
+    return found
+
+
+@functools.cache
+def svg_letters(path):
+    """The smallest letters of an SVG file, as a share of its width; infinite if it has none."""
+    text = path.read_text()
+    width = float(re.search(r'viewBox="\S+ \S+ (\S+)', text)[1])
+    drawn = re.findall(r"scale\(([\d.]+) -[\d.]+\)", text)  # matplotlib's, of outlines
+    sizes = [100 * float(size) for size in drawn]
+    sizes += [float(size) for size in re.findall(r'font-size="([\d.]+)"', text)]
+    return min(sizes, default=math.inf) / width
+
+
+def dead_links(page):
+    """Links of a page to files or places of the book that do not exist."""
+    links = set(page.locator("a[href]").evaluate_all("all => all.map(a => a.href)"))
+    found = []
+    for link in links:
+        url = urlsplit(link)
+        if url.hostname != "127.0.0.1":
+            continue
+        path = HTML / unquote(url.path).lstrip("/")
+        path = path / "index.html" if path.is_dir() else path
+        if not path.is_file():
+            found.append(f"dead link: {link}")
+        elif url.fragment and path.suffix == ".html":
+            here = page.evaluate("id => !!document.getElementById(id)", unquote(url.fragment))
+            if not here and unquote(url.fragment) not in places(path):
+                found.append(f"dead link: {link}")
+    return found
+
+
+@functools.cache
+def places(path):
+    """All ids of a file of HTML."""
+    return set(re.findall(r'\bid="([^"]+)"', path.read_text()))
+
+
 def noticed(look, expected, seconds=10):
     """Whether what is expected stands in what `look` finds, now or within some seconds."""
     until = time.monotonic() + seconds
@@ -170,17 +277,25 @@ def test_page_is_sound(browser, site, name, width, scheme):
             if name != "index.html":  # a redirection
                 page.wait_for_function(f"document.documentElement.dataset.theme === '{now}'")
             assert faults(page, trouble) == []
+        assert dead_links(page) == []
+        if width < 500:
+            assert small_letters(page) == []
         if name in PAGES[3:]:
             assert opens_in_colab(page, Path(name).with_suffix(".ipynb"))
             assert barriers(page) == []  # last: axe asks for style sheets of its own
 
 
 def opens_in_colab(page, notebook):
-    """Whether all of a page's links to Colab, and one at least, lead to its notebook, if any."""
+    """Whether all of a page's links to Colab, and one at least, lead to its notebook, if any.
+
+    Until the project has a public address there must be none.
+    """
     place = address.slug(address.current())
     own = f"https://colab.research.google.com/github/{place}/blob/main/{notebook.as_posix()}"
     links = page.locator("a[href*='colab.research.google.com']")
     found = set(links.evaluate_all("all => all.map(a => a.href)"))
+    if not address.is_public(address.current()):
+        return found == set()
     return found == {own} or not (ROOT / notebook).is_file()
 
 
@@ -199,6 +314,94 @@ def barriers(page):
     ]
 
 
+# ---- what is looked for is found -----------------------------------------------------------------
+
+
+def found_first(browser, site, query):
+    """The page that the book's own search puts first."""
+    with opened(browser, f"{site}/search.html?q={quote(query)}") as (page, _):
+        first = page.locator("#search-results ul.search li a").first
+        first.wait_for()
+        page.wait_for_function("!document.querySelector('#search-progress .dots, .search-dots')")
+        return urlsplit(first.evaluate("a => a.href")).path.lstrip("/")
+
+
+@pytest.mark.parametrize(("query", "name"), SEARCHED.items())
+def test_search_puts_the_right_page_first(browser, site, query, name):
+    assert found_first(browser, site, query) == f"{name}.html"
+
+
+def test_the_index_leads_to_every_term(site):
+    index = (HTML / "genindex.html").read_text()
+    listed = [term for terms in index_terms.terms(ROOT).values() for term, _ in terms]
+    assert len(listed) >= 40
+    assert [term for term in listed if f">{html.escape(term, quote=False)}<" not in index] == []
+
+
+def test_the_reference_documents_what_is_public_with_its_example_and_complexity(site):
+    pages = [name for name in PAGES if name.startswith("book/reference/")]
+    text = "".join((HTML / name).read_text() for name in pages)
+    documented = set(re.findall(r'<dt class="sig[^>]*id="([\w.]+)"', text))
+    public = {api.place(v) for module in api.modules() for _, v in api.exported(module)}
+    assert public - documented == set()
+    assert len(public) > 80
+    for label in ("Complexity", "Source", "Parameters", "Raises"):
+        assert text.count(f">{label}<") > 20
+    assert text.count("&gt;&gt;&gt; ") > 100
+
+
+# ---- looks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAGES[3:])
+def test_a_page_describes_itself_and_weighs_at_most_two_megabytes(site, name):
+    head = (HTML / name).read_text().partition("</head>")[0]
+    told = re.search(r'<meta name="description" content="([^"]*)"', head)
+    assert told
+    assert 40 <= len(html.unescape(told[1])) <= 210
+    for tag in ("og:title", "og:description", "og:site_name"):
+        assert f'property="{tag}"' in head
+    assert 'rel="icon"' in head
+    assert bookmap.weight(HTML / name) <= HEAVIEST
+
+
+def test_the_weight_is_what_a_browser_fetches(browser, site):
+    fetched = {}
+    with opened(browser, site) as (page, _):
+        page.on("response", lambda r: fetched.update({r.url: len(r.body())}))
+        page.goto(f"{site}/{WITH_SLIDER}", wait_until="networkidle")
+    own = [n for url, n in fetched.items() if not any(s in url.lower() for s in bookmap.SHARED)]
+    assert sum(own) == pytest.approx(bookmap.weight(HTML / WITH_SLIDER), rel=0.15)
+
+
+def test_llms_txt_lists_every_page_with_what_it_says(site):
+    text = (HTML / "llms.txt").read_text()
+    for name in PAGES[3:]:
+        assert len(re.findall(rf"\({re.escape(name)}\): .{{40,}}", text)) == 1
+    assert text.startswith("# Fractal attention\n\n> ")
+
+
+def test_a_chapter_prints_whole(browser, site):
+    with opened(browser, f"{site}/{WITH_SLIDER}", width=720) as (page, _):
+        page.emulate_media(media="print")
+        assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+        last = page.locator("article h2", has_text="What to remember")
+        assert last.is_visible()
+        for gone in (".bd-sidebar-primary", ".bd-header-article", ".copybtn", ".bd-footer"):
+            assert not any(part.is_visible() for part in page.locator(gone).all())
+        shown = [img for img in page.locator("article img").all() if img.is_visible()]
+        assert len(shown) >= page.locator("article figure").count() >= 1
+        printed = page.pdf(format="A4")
+        assert printed.startswith(b"%PDF")
+        assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 5
+
+
+def test_the_notebooks_lie_beside_the_pages(site):
+    with zipfile.ZipFile(HTML / "notebooks.zip") as archive:
+        assert archive.testzip() is None
+        assert any(name.endswith(".whl") for name in archive.namelist())
+
+
 # ---- the slider ----------------------------------------------------------------------------------
 
 FIGURE = "figure.fractal-explore"
@@ -215,8 +418,9 @@ def test_every_slider_moves(browser, site, width):
             frames = figure.locator("img").count()
             for control in figure.locator("input[type=range]").all():
                 steps = int(control.get_attribute("max"))
-                seen = [figure.evaluate(SHOWN)]
                 control.focus()
+                page.keyboard.press("Home")  # it starts where there is most to see
+                seen = [figure.evaluate(SHOWN)]
                 for _ in range(steps):
                     page.keyboard.press("ArrowRight")
                     seen.append(figure.evaluate(SHOWN))
@@ -245,6 +449,8 @@ def test_without_javascript_the_first_frame_and_its_words_are_there(browser, sit
 
 # ---- the checks themselves -----------------------------------------------------------------------
 
+DOT = "const dot = () => document.createElement('canvas').toDataURL()"  # a picture of nothing
+
 
 @pytest.mark.parametrize(
     ("spoil", "expected"),
@@ -263,6 +469,17 @@ def test_without_javascript_the_first_frame_and_its_words_are_there(browser, sit
             "document.querySelector('.cell_output img'))",
             "without a caption",
         ),
+        (
+            "document.querySelector('.cell_output pre').style.whiteSpace = 'pre'",
+            "to be scrolled by",
+        ),
+        (
+            "document.querySelector('.cell_output').style.width = '1000px';"
+            "document.querySelector('article').style.overflow = 'hidden'",
+            "over the right edge",
+        ),
+        ("document.querySelector('.cell_output img').src = dot()", "empty frame"),
+        ("document.querySelector('.cell_output').replaceChildren()", "empty frame"),
         ("document.querySelector('article p').style.width = '2000px'", "px wide in a window"),
         ("console.error('no')", "console: no"),
         ("setTimeout(() => { throw new Error('thrown') })", "script: "),
@@ -273,7 +490,7 @@ def test_without_javascript_the_first_frame_and_its_words_are_there(browser, sit
 def test_each_fault_is_noticed(browser, site, spoil, expected):
     with opened(browser, f"{site}/{WITH_SLIDER}") as (page, trouble):
         page.evaluate("() => MathJax.startup.promise")
-        page.evaluate(f"() => {{ {spoil} }}")
+        page.evaluate(f"() => {{ {DOT}; {spoil} }}")
         assert noticed(lambda: faults(page, trouble), expected)
 
 
@@ -283,3 +500,30 @@ def test_a_barrier_is_noticed(browser, site):
             "() => document.querySelector('article').insertAdjacentHTML('beforeend', '<input>')"
         )
         assert any(rule == "label" for rule, _ in barriers(page))
+
+
+@pytest.mark.parametrize("href", ["nowhere.html", "#nowhere", "../start/ladder.html#nowhere"])
+def test_a_dead_link_is_noticed(browser, site, href):
+    with opened(browser, f"{site}/{WITH_SLIDER}") as (page, _):
+        page.evaluate(
+            "href => document.querySelector('article').insertAdjacentHTML("
+            "'beforeend', `<a href=${href}>so</a>`)",
+            href,
+        )
+        assert len(dead_links(page)) == 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "document.querySelector('.cell_output img').style"
+        ".setProperty('width', '200px', 'important')",
+        "document.querySelector('article').insertAdjacentHTML('beforeend', "
+        '\'<svg viewBox="0 0 900 90" width="300"><text y="50" font-size="20">a</text></svg>\')',
+    ],
+)
+def test_small_letters_are_noticed(browser, site, spoil):
+    with opened(browser, f"{site}/{WITH_SLIDER}", width=390) as (page, _):
+        before = len(small_letters(page))
+        page.evaluate(f"() => {{ {spoil} }}")
+        assert len(small_letters(page)) == before + 1

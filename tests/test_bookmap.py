@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import bookmap
+import index_terms
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -71,6 +72,11 @@ def next_page(markdown, name):
 )
 def test_what_is_read_next_is_found(markdown, expected):
     assert next_page(markdown, "book/start/exact_window") == expected
+
+
+def test_the_terms_of_the_index_are_of_pages_that_exist():
+    """`book/index_terms.yml`; the build checks their headings."""
+    assert set(index_terms.terms(ROOT)) <= {page.name for page in PAGES}
 
 
 # ---- the command ---------------------------------------------------------------------------------

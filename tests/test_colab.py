@@ -29,7 +29,8 @@ CHAPTERS = sorted(
     p for p in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
 )
 # run from top to bottom; of the others, the imports
-WHOLE = ROOT / "book" / "curves" / "cantor.ipynb"
+WHOLE = ROOT / "book" / "gallery" / "cantor.ipynb"
+PUBLIC = "https://github.com/somebody/fractal-attention"  # as it is once it is set
 SHIPPED = [
     "torch",
     "numpy",
@@ -59,7 +60,7 @@ class Colab(Environment):
         spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
         (self.kernels / "python3" / "kernel.json").write_text(json.dumps(spec))
         (folder / "gitconfig").write_text(
-            f'[url "file://{_repository(folder)}"]\n  insteadOf = {address.current()}\n'
+            f'[url "file://{_repository(folder)}"]\n  insteadOf = {PUBLIC}\n'
         )
         self.env["GIT_CONFIG_GLOBAL"] = str(folder / "gitconfig")
 
@@ -105,9 +106,9 @@ def test_a_chapter_runs_alone(colab, tmp_path):
     assert colab.run(WHERE.format("sphinx"), tmp_path) == "None"  # nothing else of ours is in there
 
     nb = nbformat.read(tmp_path / WHOLE.name, as_version=4)
-    assert next(cell for cell in nb.cells if cell.cell_type == "code").source == address.setup_cell(
-        address.current()
-    )
+    setup = next(cell for cell in nb.cells if cell.cell_type == "code")
+    assert setup.source == address.setup_cell(address.current())
+    setup.source = address.setup_cell(PUBLIC)
     colab.notebook(nb, tmp_path)
 
     assert Path(colab.run(WHERE.format("fractal_lib"), tmp_path)).is_relative_to(colab.site)
@@ -152,14 +153,22 @@ def test_a_chapter_imports_only_what_colab_ships(colab, tmp_path, path):
     assert colab.run(program.format([*roots, "nbclient"]), tmp_path) == "['nbclient']"
 
 
+@pytest.mark.parametrize("url", [PUBLIC, f"https://github.com/{address.NOBODY}/a-book"])
+@pytest.mark.parametrize(
+    "wheel", [None, "fractal_lib-1-py3-none-any.whl", "../../fractal_lib-1.whl"]
+)
 @pytest.mark.parametrize("where", ["colab", "kaggle", "elsewhere"])
 @pytest.mark.parametrize("missing", [True, False])
-def test_the_setup_cell_installs_or_says_how(monkeypatch, where, missing):
+def test_the_setup_cell_installs_or_says_how(monkeypatch, tmp_path, url, wheel, where, missing):
     asked = []
 
     class Shell:
         run_line_magic = staticmethod(lambda *args, **kwargs: asked.append(args))
 
+    (tmp_path / "book" / "start").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "book" / "start")
+    if wheel:
+        Path(wheel).touch()
     monkeypatch.delitem(sys.modules, "google.colab", raising=False)
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
     if where == "colab":
@@ -172,20 +181,21 @@ def test_the_setup_cell_installs_or_says_how(monkeypatch, where, missing):
         "find_spec",
         lambda name: None if missing and name == "fractal_lib" else found(name),
     )
-    source = address.setup_cell(address.current())
-    package = f'"fractal-lib[all] @ git+{address.current()}"'
-    assert len(source.split("\n")) <= 8
-    run = functools.partial(
-        exec, TransformerManager().transform_cell(source), {"get_ipython": lambda: Shell}
-    )
-    if missing and where == "elsewhere":
-        with pytest.raises(ImportError, match=r"^fractal_lib is missing: %pip install") as told:
+    source = address.setup_cell(url)
+    package = f"fractal-lib[all] @ git+{url}"
+    assert len(source.split("\n")) <= 14
+    names = {"get_ipython": lambda: Shell}
+    run = functools.partial(exec, TransformerManager().transform_cell(source), names)
+    hosted = where != "elsewhere" and url == PUBLIC
+    if missing and not (wheel or hosted):
+        with pytest.raises(ImportError, match=r"^fractal_lib is missing: [^\n]+$") as told:
             run()
-        assert package in str(told.value)
+        assert (package if url == PUBLIC else "notebooks.zip") in str(told.value)
+        assert asked == []
     else:
         run()
-    installs = missing and where != "elsewhere"
-    assert asked == ([("pip", f"install -q --no-deps {package}")] if installs else [])
+        assert asked == ([("pip", 'install -q --no-deps "{source}"')] if missing else [])
+        assert not missing or names["source"] == (wheel or package)
 
 
 def test_a_new_address_is_written_everywhere(tmp_path):
@@ -206,8 +216,6 @@ def test_a_new_address_is_written_everywhere(tmp_path):
         assert after[k].source == address.setup_cell(url)
         assert notebooks.stored(nbformat.read(path, as_version=4)) == path.read_text()
         for old, new in zip(before[:k] + before[k + 1 :], after[:k] + after[k + 1 :], strict=True):
-            assert new.source == old.source.replace(
-                address.slug(address.current()), "somebody/a-fork"
-            )
+            assert new.source == old.source
     assert {p: p.read_bytes() for p in others} == others
     assert address.rewrite(url, tmp_path) == []

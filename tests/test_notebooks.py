@@ -423,7 +423,18 @@ def test_the_readme_lists_the_chapters_of_the_table_of_contents():
     listed = address.chapters(address.current())
     assert listed in (ROOT / "README.md").read_text()  # `python tools/address.py URL` writes it
     for path in CHAPTERS:
-        assert f"/blob/main/{path.relative_to(ROOT).as_posix()})" in listed
+        assert f"{path.relative_to(ROOT).as_posix()})" in listed
+
+
+def test_colab_is_offered_when_the_address_is_set_and_not_before():
+    for url, offered in (
+        ("https://github.com/a/b", True),
+        (f"https://github.com/{address.NOBODY}/b", False),
+    ):
+        listed = address.chapters(url)
+        assert (address.COLAB in listed) == offered
+        assert (address.UNSET in listed) == (not offered)
+        assert ("git+https" in address.setup_cell(url)) == offered
 
 
 def test_every_place_that_needs_the_address_quotes_the_one_of_the_configuration():
@@ -431,5 +442,6 @@ def test_every_place_that_needs_the_address_quotes_the_one_of_the_configuration(
         p.relative_to(ROOT).as_posix()
         for p in address.quoting(ROOT, address.slug(address.current()))
     }
-    chapters = {p.relative_to(ROOT).as_posix() for p in CHAPTERS}
-    assert quoting >= chapters | {"_config.yml", "pyproject.toml", "README.md", "CITATION.cff"}
+    public = address.is_public(address.current())
+    chapters = {p.relative_to(ROOT).as_posix() for p in CHAPTERS if public}
+    assert quoting >= chapters | {"_config.yml", "pyproject.toml", "CITATION.cff"}

@@ -218,6 +218,25 @@ def test_cost_tells_measured_from_recorded():
         plots.loglog_cost(ax, measured, measured)
 
 
+def test_no_letter_of_the_style_is_smaller_than_the_smallest():
+    sizes = {
+        k: v for k, v in plots.STYLE.items() if k.endswith(("fontsize", "size")) and "font" in k
+    }
+    sizes |= {k: v for k, v in plots.STYLE.items() if k.endswith(("labelsize", "titlesize"))}
+    assert len(sizes) >= 5
+    assert min(sizes.values()) >= plots.SMALLEST
+
+
+def test_dates_are_short():
+    plots.use_style()
+    fig, ax = plt.subplots()
+    ax.plot(np.arange("1984-01", "1987-01", dtype="datetime64[M]"), range(36))
+    fig.draw_without_rendering()
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert {"1984", "1985", "1986"} <= set(labels)
+    assert max(map(len, labels)) <= 4
+
+
 # ---- the picture of the README -------------------------------------------------------------------
 
 IMAGES = Path(__file__).resolve().parent.parent / "book" / "images"

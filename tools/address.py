@@ -16,6 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = "fractal-lib[all] @ git+"
 COLAB = "https://colab.research.google.com/github"
+NOBODY = "your_account"  # whose address stands in for one that is not known yet
+UNSET = """\
+They open in Colab once there is a public address: `python tools/address.py https://github.com/OWNER/NAME`."""
+WHEEL = "keep fractal_lib-*.whl, which is in the notebooks.zip of the book, beside this notebook"
 LIST = "<!-- chapters, by tools/address.py -->", "<!-- end -->"
 GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?")
 
@@ -25,22 +29,49 @@ def current(root: Path = ROOT) -> str:
     return re.findall(r"^repository:\n  url: (\S+)$", (root / "_config.yml").read_text(), re.M)[0]
 
 
+def is_public(url: str) -> bool:
+    """Whether the address is one that somebody set, and not the one that stands in for it."""
+    return not slug(url).startswith(f"{NOBODY}/")
+
+
 def setup_cell(url: str) -> str:
-    """The source of the first code cell of every chapter."""
-    return f"""\
-# Colab and Kaggle: install fractal_lib, torch stays as it is; else say how.
-import os
-import sys
-from importlib.util import find_spec
-if find_spec("fractal_lib") is None:
-    if not ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ):
-        raise ImportError('fractal_lib is missing: %pip install "{SOURCE}{url}", or run `make lab`')
-    %pip install -q --no-deps "{SOURCE}{url}\""""
+    """The source of the first code cell of every chapter.
+
+    It installs the wheel that lies beside the notebook or the book, or in Colab and Kaggle from the
+    public address, if there is one; else it says in a sentence how to get the library.
+    """
+    public = is_public(url)
+    how = f'%pip install "{SOURCE}{url}"' if public else WHEEL
+    lines = [
+        "# Where fractal_lib is missing: install it, torch stays as it is; or say how.",
+        *["import os", "import sys"] * public,
+        "from glob import glob",
+        "from importlib.util import find_spec",
+        'if find_spec("fractal_lib") is None:',
+        '    found = glob("fractal_lib-*.whl") or glob("../../fractal_lib-*.whl")',
+        '    source = found[0] if found else ""',
+    ]
+    if public:
+        lines += [
+            '    if "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ:',
+            f'        source = source or "{SOURCE}{url}"',
+        ]
+    lines += [
+        "    if not source:",
+        f"        raise ImportError('fractal_lib is missing: {how}, or run `make lab`')",
+        '    %pip install -q --no-deps "{source}"',
+    ]
+    return "\n".join(lines)
 
 
 def chapters(url: str, root: Path = ROOT) -> str:
-    """The README's list: for each part of `_toc.yml`, its notebooks as they open in Colab."""
-    lines = []
+    """The README's list: for each part of `_toc.yml`, its notebooks as they open in Colab.
+
+    Without a public address there is nothing that Colab could open: the notebooks themselves.
+    """
+    public = is_public(url)
+    place = f"{COLAB}/{slug(url)}/blob/main/" if public else ""
+    lines = [] if public else [f"{UNSET}\n"]
     for line in (root / "_toc.yml").read_text().split("\n"):
         if part := re.fullmatch(r"\s*- caption: (.+)", line):
             lines.append(f"- {part[1]}:")
@@ -48,7 +79,9 @@ def chapters(url: str, root: Path = ROOT) -> str:
             root / f"{page[1]}.ipynb"
         ).exists():
             name = page[1].rpartition("/")[2].replace("_", " ")
-            lines.append(f"  [{name}]({COLAB}/{slug(url)}/blob/main/{page[1]}.ipynb) ·")
+            lines.append(f"  [{name}]({place}{page[1]}.ipynb) ·")
+    after = [*lines[1:], "-"]  # a part without notebooks is not listed
+    lines = [a for a, b in zip(lines, after, strict=True) if not a[0] == b[0] == "-"]
     text = re.sub(r" ·(?=\n-|$)", "", "\n".join(lines))
     return f"{LIST[0]}\n{text}\n{LIST[1]}"
 

@@ -43,9 +43,7 @@ def draw_ladder(n: int = 65, x: float = 26.4, levels: int = 5) -> Figure:
     top.set_title("Fine nearby, coarse far away: four rows on every level", pad=24)
     ladder_nodes(below, x, n, levels)
     below.axvline(x, **QUERY.line, linewidth=1.4)
-    below.set_title(
-        "filled: read, as large as its weight", loc="right", fontsize=9, fontweight="normal"
-    )
+    below.set_title("filled: read, as large as its weight", loc="right", fontweight="normal")
     return figure
 
 

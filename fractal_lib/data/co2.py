@@ -73,9 +73,9 @@ def holdout(
         gap: a slice, or (n,) bool: the stretch that is held out as a whole.
 
     Returns:
-        scattered: (n,) bool.
-        stretch: (n,) bool, all false without a gap. The two never overlap and hold observed rows
-            only; what is left to learn from is ``observed & ~scattered & ~stretch``.
+        (n,) bool each: ``scattered``, and ``stretch``, all false without a gap. The two never
+        overlap and hold observed rows only; what is left to learn from is
+        ``observed & ~scattered & ~stretch``.
 
     Raises:
         TypeError: if ``observed`` or ``gap`` is not bool.
