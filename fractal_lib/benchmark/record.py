@@ -24,7 +24,7 @@ RESULTS = files("fractal_lib.benchmark") / "results"
 
 IDENTITY = (
     *("task", "posterior", "attention", "method", "head", "mask", "rival", "name", "variant"),
-    *("pass", "form", "n", "noise", "levels", "year", "horizon", "seed"),
+    *("pass", "form", "n", "noise", "levels", "year", "horizon", "seed", "rank"),
 )
 """What says which row of a record a row is; everything else in it was measured."""
 
