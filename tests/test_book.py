@@ -47,7 +47,10 @@ SEARCHED = {
 HEAVIEST = 2_000_000  # bytes
 
 # (rule of axe, what its element's HTML starts with): the theme's own, and why we live with each
-THEME = {}
+THEME = {
+    # docutils: a list whose items have the role of an entry of a bibliography
+    ("aria-required-children", '<div role="list" class="citation-list">'),
+}
 
 FAULTS = r"""async () => {
   if (window.MathJax) await MathJax.startup.promise;
@@ -332,10 +335,10 @@ def test_search_puts_the_right_page_first(browser, site, query, name):
 
 
 def test_the_index_leads_to_every_term(site):
-    index = (HTML / "genindex.html").read_text()
+    index = html.unescape((HTML / "genindex.html").read_text())
     listed = [term for terms in index_terms.terms(ROOT).values() for term, _ in terms]
     assert len(listed) >= 40
-    assert [term for term in listed if f">{html.escape(term, quote=False)}<" not in index] == []
+    assert [term for term in listed if f">{term}<" not in index] == []
 
 
 def test_the_reference_documents_what_is_public_with_its_example_and_complexity(site):
