@@ -208,5 +208,6 @@ def test_every_public_name_of_attention_is_known_here():
         *("MixtureAttention", "Pyramid", "Tree", "ContextAttention", "Reads", "PATTERNS"),
         *("RBF", "Kernel", "Matern12", "OriginalKernel", "RationalQuadratic"),
         *("pattern", "position", "read"),
+        *("Choice", "choose_reader"),  # its doors: test_choose.py
     }
     assert set(attention_room.__all__) == known
