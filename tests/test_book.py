@@ -34,6 +34,12 @@ HTML = ROOT / "_build" / "html"
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
 PAGES = [f"{name}.html" for name in ["index", "genindex", "search", TOC["root"], *CHAPTERS]]
+QUESTIONS = [
+    (question, query, f"book/{name}", answer)
+    for question, query, name, answer in yaml.safe_load(
+        (ROOT / "tests" / "reader_questions.yml").read_text()
+    )
+]
 WITH_SLIDER = "book/gallery/cantor.html"
 
 # what a reader looks for, and the page that should come first
@@ -320,18 +326,28 @@ def barriers(page):
 # ---- what is looked for is found -----------------------------------------------------------------
 
 
-def found_first(browser, site, query):
-    """The page that the book's own search puts first."""
+def found(browser, site, query):
+    """The pages that the book's own search finds, the best first."""
     with opened(browser, f"{site}/search.html?q={quote(query)}") as (page, _):
         first = page.locator("#search-results ul.search li a").first
         first.wait_for()
         page.wait_for_function("!document.querySelector('#search-progress .dots, .search-dots')")
-        return urlsplit(first.evaluate("a => a.href")).path.lstrip("/")
+        links = page.locator("#search-results ul.search li > a")
+        paths = [urlsplit(link).path for link in links.evaluate_all("all => all.map(a => a.href)")]
+        return list(dict.fromkeys(path.lstrip("/") for path in paths))
 
 
 @pytest.mark.parametrize(("query", "name"), SEARCHED.items())
 def test_search_puts_the_right_page_first(browser, site, query, name):
-    assert found_first(browser, site, query) == f"{name}.html"
+    assert found(browser, site, query)[0] == f"{name}.html"
+
+
+@pytest.mark.parametrize(("question", "query", "name", "answer"), QUESTIONS)
+def test_a_reader_finds_the_answer_in_two_clicks(browser, site, question, query, name, answer):
+    """By the search box: one to ask, one on a result among the first three; it is on that page."""
+    assert f"{name}.html" in found(browser, site, query)[:3], question
+    text = re.sub(r"<[^>]+>", "", (HTML / f"{name}.html").read_text())
+    assert " ".join(answer.split()).lower() in " ".join(html.unescape(text).split()).lower()
 
 
 def test_the_index_leads_to_every_term(site):
