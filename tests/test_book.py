@@ -344,8 +344,8 @@ def test_search_puts_the_right_page_first(browser, site, query, name):
 
 @pytest.mark.parametrize(("question", "query", "name", "answer"), QUESTIONS)
 def test_a_reader_finds_the_answer_in_two_clicks(browser, site, question, query, name, answer):
-    """By the search box: one to ask, one on a result among the first three; it is on that page."""
-    assert f"{name}.html" in found(browser, site, query)[:3], question
+    """By the search box: one to ask, one on a result among the first five; it is on that page."""
+    assert f"{name}.html" in found(browser, site, query)[:5], question
     text = re.sub(r"<[^>]+>", "", (HTML / f"{name}.html").read_text())
     assert " ".join(answer.split()).lower() in " ".join(html.unescape(text).split()).lower()
 
