@@ -22,6 +22,8 @@ CELLS = (4, 8, 16, 32, 64)
 SMOOTH = 1e-9
 """Tail of a window whose jumps do not matter to a derivative: they are below float32's rounding."""
 
+MOST = 10**7  # rows, where bounds are computed
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -96,7 +98,7 @@ def choose_reader(
 
     Args:
         kernel: that is to be read, or None if the weights are to be learned.
-        n: number of rows.
+        n: number of rows; with a kernel at most 10**7, since its bounds look at every distance.
         queries: asked of one context before it changes. What is prepared once pays from some number
             on.
         tolerance: largest error of the result, over the largest magnitude of the rows.
@@ -128,6 +130,7 @@ def choose_reader(
     tolerance, gap = float(as_positive(tolerance, "tolerance")), as_int(gap, "gap", least=0)
     if kernel is None or causal:
         return _ladder(n, causal, noisy or gap > 0 or irregular, kernel is not None)
+    n = as_int(n, "n", most=MOST)  # a bound looks at the kernel at every distance
     kernel = as_kernel(kernel)
     found = [Choice("dense", reads=n, bound=0.0, kernel=kernel, why="every row is read")]
     if not irregular:

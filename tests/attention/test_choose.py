@@ -89,3 +89,9 @@ def test_what_is_asked_changes_the_answer():
 def test_what_is_not_as_said_is_refused(asked, error):
     with pytest.raises(error):
         choose_reader(**{"kernel": RBF(1.0), "n": 100} | asked)
+
+
+def test_a_series_too_long_for_its_bounds_is_refused_and_the_ladder_takes_it():
+    with pytest.raises(ValueError, match="n of at most 10000000"):
+        choose_reader(RBF(3.0), 10**9)
+    assert choose_reader(None, 10**9).reads == 4 * 30
