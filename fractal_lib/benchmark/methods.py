@@ -21,6 +21,7 @@ __all__ = [
     "BOUNDS",
     "COPY",
     "FORMS",
+    "GATHER",
     "LABELS",
     "Method",
     "methods",
@@ -47,6 +48,9 @@ FORMS: dict[str, tuple[str, Callable[[], ContextAttention]]] = {
 
 COPY = "copy of all rows"
 """What the bandwidth of a machine is measured by."""
+
+GATHER = "bare gather of its rows"
+"""The floor under a reader; it follows the one that it belongs to."""
 
 BOUNDS: dict[str, Callable[[Any, int], float]] = {
     "window": lambda attention, n: 2 * attention.tail,
@@ -179,14 +183,14 @@ def _every(rows: Tensor, queries: list[Tensor]) -> Iterator[Method]:
     yield Method("sketch, shapes fixed", n, 0, size + weights, as_it_is, sketch_fixed, queries)
     yield Method("dense bmm", n, 0, weights, as_it_is, dense_bmm, queries)
     yield Method("SDPA with a bias", n, 0, weights, as_it_is, sdpa_with_bias, queries)
-    yield Method(COPY, n, 2 * size, 0, _twice, _copied, queries, compiles=False)
+    yield Method(COPY, n, 2 * size, 0, _twice, _copied, queries, exact=_none, compiles=False)
     for name, make in PATTERNS.items():
         attention = _fitted(make(), n)
         yield _of(LABELS.get(name, name), name, attention, rows, queries)
         if isinstance(attention, FractalAttention):
             reads = num_reads(attention, queries[0], n)
             places = [_places(attention, t, n) for t in queries]
-            yield Method("bare gather of its rows", reads, 0, 0, _flat, _gather, places)
+            yield Method(GATHER, reads, 0, 0, _flat, _gather, places, exact=_none)
     for label, (name, make) in FORMS.items():
         yield _of(label, name, _fitted(make(), n), rows, queries)
 
@@ -232,6 +236,11 @@ def _distinct(attention: ContextAttention, t: Tensor, n: int) -> float:
 
 def _one_query(attention: ContextAttention) -> Callable[[Any, Tensor], Tensor]:
     return lambda rows, t: attention(rows, t)[:, 0]  # (B, 1, H) to (B, H)
+
+
+def _none(rows: Tensor, query: Tensor) -> Tensor:
+    """What a method that reads nothing is compared with."""
+    return rows.new_empty(0)
 
 
 def _twice(rows: Tensor) -> Tensor:
