@@ -6,6 +6,7 @@ import re
 import time
 from urllib.parse import unquote, urlsplit
 
+import bookmap
 from axe_playwright_python.sync_playwright import Axe
 from built import HTML
 
@@ -90,6 +91,14 @@ READABLE = 9  # pixels, on a telephone
 def faults(page, trouble):
     """Everything that is wrong with an opened page, one sentence each."""
     return page.evaluate(FAULTS) + trouble
+
+
+def note_cut(name, width, found):
+    """Leave the number of outputs that are cut at a width where `make map` looks for it."""
+    cut = sum(fault.startswith("cut, ") or "over the right edge" in fault for fault in found)
+    path = bookmap.cut_file(HTML.parent, name.removesuffix(".html"), width)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(str(cut))
 
 
 def small_letters(page):

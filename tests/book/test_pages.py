@@ -9,7 +9,7 @@ from pathlib import Path
 import address
 import pytest
 from built import HTML, OWN, PAGES, ROOT, TOC, opened
-from faults import barriers, dead_links, faults, small_letters
+from faults import barriers, dead_links, faults, note_cut, small_letters
 
 
 def test_the_pages_are_those_of_the_table_of_contents(site):
@@ -35,7 +35,9 @@ def test_page_is_sound(browser, site, name, width, scheme):
             page.emulate_media(color_scheme=now)
             if name != "index.html":  # a redirection
                 page.wait_for_function(f"document.documentElement.dataset.theme === '{now}'")
-            assert faults(page, trouble) == []
+            found = faults(page, trouble)
+            note_cut(name, width, found)
+            assert found == []
         assert dead_links(page) == []
         if width < 500:
             assert small_letters(page) == []
