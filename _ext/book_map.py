@@ -57,9 +57,7 @@ class BookMap(_Generated):
                 part = page.part
                 lines.append(f"| **{part}** | | |")
             end = bookmap.reached(page.name, every) + page.minutes
-            lines.append(
-                f"| {self.link(page, page.title)} | {page.minutes:.0f} | {whole(end)} |"
-            )
+            lines.append(f"| {self.link(page, page.title)} | {page.minutes:.0f} | {whole(end)} |")
         return self.parsed(lines)
 
 
