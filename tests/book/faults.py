@@ -68,6 +68,7 @@ FAULTS = r"""async () => {
   const pixels = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   for (const e of document.querySelectorAll(".cell_output img")) {
     if (!e.naturalWidth) continue;
+    pixels.clearRect(0, 0, 60, 40);  // or an empty frame shows the one before
     pixels.drawImage(e, 0, 0, 60, 40);
     const all = new Uint32Array(pixels.getImageData(0, 0, 60, 40).data.buffer);
     if (all.every((pixel) => pixel === all[0])) found.push("empty frame: " + name(e));
