@@ -88,9 +88,10 @@ fresh: $(READY)
 	rm -rf _build
 	$(MAKE) outputs
 
-# nbval's checks of what the book's notebooks put out when the book was built
+# of what the book's notebooks put out when the book was built: nbval's checks, and what the prose says
 outputs: book
 	PYTHONPATH=tools $(BIN)/pytest -p executed book
+	$(BIN)/python tools/prose_numbers.py
 
 chromium:
 	@[ -x "$(CHROMIUM)" ] || { echo "The browser test needs Chromium: apt-get install chromium, or say where it is: make test CHROMIUM=/path/to/chrome"; exit 1; }
