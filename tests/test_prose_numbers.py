@@ -130,7 +130,7 @@ def test_an_entry_whose_words_are_gone_is_found(listed):
 
 def test_an_entry_may_name_an_output_of_another_page(listed):
     pages = {"page": chapter("It takes 2.8 ppm."), "other": chapter("", "left: 2.83 ppm")}
-    entry = 'page:\n  - {says: takes 2.8 ppm, is: \'printed("%s", r"left: (\\S+)")\'}'
+    entry = 'page:\n  - {says: takes 2.8 ppm, is: \'printed(r"left: (\\S+)", "%s")\'}'
     assert unbacked(pages, listed(entry % "other", pages)) == []
     assert "LookupError" in unbacked(pages, listed(entry % "page", pages))[-1]
 

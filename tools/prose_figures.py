@@ -5,6 +5,7 @@ formula the plain number that it is counts, else its decimals. A row of a table 
 """
 
 import math
+import random
 import re
 from dataclasses import dataclass
 
@@ -115,7 +116,38 @@ def figures(sentence: str) -> list[Figure]:
         number, unit = match["number"], match["unit"] or match["later"] or ""
         value, step = parsed(number)
         year = any(y.end() == match.end("number") for y in YEAR.finditer(sentence))
-        small = number.isdigit() and (year or value < 10 and number[0] != "0")
+        small = number.isdigit() and (year or value < 10 and not re.match("0.", number))
         if unit or not small:
             found.append(Figure(sentence, match.span("number"), value, step, unit))
     return found
+
+
+def anywhere(says: str) -> re.Pattern[str]:
+    """The words of a text, with any number, a group, in the place of each of its figures."""
+    pattern, last = "", 0
+    for start, end in (figure.span for figure in figures(says)):
+        pattern += re.escape(says[last:start]) + f"({NUMBER})"
+        last = end
+    return re.compile(pattern + re.escape(says[last:]))
+
+
+def wrong(figure: Figure, rng: random.Random) -> str | None:
+    """The figure as someone might get it wrong: scaled, two digits swapped, or one replaced."""
+    mantissa, e, power = figure.text.partition("e")
+    digits = [i for i, c in enumerate(mantissa) if c.isdigit()]
+    new = list(mantissa)
+    match rng.choice(["scale", "swap", "digit"]):
+        case "scale":
+            decimals = len(mantissa.partition(".")[2])
+            scaled = parsed(mantissa)[0] * rng.choice([0.5, 0.7, 1.3, 2])
+            new = list(f"{scaled:{',' * (',' in mantissa)}.{decimals}f}")
+        case "swap" if len(digits) > 1:
+            a, b = rng.sample(digits, 2)
+            new[a], new[b] = new[b], new[a]
+        case _:
+            telling = [i for i in digits if new[i] != "0"][:2]
+            if telling:
+                new[rng.choice(telling)] = rng.choice("123456789")
+    text = "".join(new) + e + power
+    value = parsed(text)[0]
+    return text if value and abs(value / figure.value - 1) > 0.05 else None

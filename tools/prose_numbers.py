@@ -8,12 +8,14 @@ and DESIGN.md. A figure is backed if
 
 1. an output of its section, or of the cell before or after, prints it, rounded as the prose rounds
    (in a page's first section and its last: any output of the page), or the page's code sets it; and
-   few other figures of its length would be backed as well. For each number the words are counted
-   that its line shares with the sentence: those that share as many as the figure's own may be no
-   more than a twentieth of all figures of that length, else the prose could say anything;
+   few other figures of its length would be backed as well. Every number is given a score, the words
+   that its line shares with the sentence, and two more if it stands next to it, one more in its
+   section: those that score as much as the figure's own may be no more than a twentieth of all
+   figures of that length, else the prose could say anything;
 2. or `prose_numbers.yml` lists the words around it: with an expression of the same value (`is`),
-   computed from records, outputs or what the sentence shows; or with a reason (`because`) where it
-   is neither measured nor computed.
+   computed from records, outputs or what the sentence shows; with the text of a `line` of code or
+   output that has it, here or `in` another file; or with a reason (`because`) where it is neither
+   measured nor computed.
 """
 
 import argparse
@@ -21,7 +23,6 @@ import json
 import math
 import random
 import re
-import statistics
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ import yaml
 from executed import CACHE
 from jupyter_cache import get_cache
 from notebooks import BOOK, pages
-from prose_figures import Figure, figures, parsed, prose, words
+from prose_figures import Figure, anywhere, figures, parsed, prose, words, wrong
 
 ROOT = BOOK.parent
 RESULTS = ROOT / "fractal_lib" / "benchmark" / "results"
@@ -63,7 +64,7 @@ def numbers(line: str, code: bool) -> list[tuple[float, float]]:
     if not code:
         return plain
     powers = re.findall(r"(?<![\w.])(\d+) ?\*\* ?(\d+)", line)
-    return [(value, 0) for value, _ in plain] + [(float(a) ** int(b), 0) for a, b in powers]
+    return [(value, 0.0) for value, _ in plain] + [(float(a) ** int(b), 0.0) for a, b in powers]
 
 
 def lines(output) -> list[tuple[str, str]]:
@@ -80,17 +81,13 @@ def lines(output) -> list[tuple[str, str]]:
     return [(line, text.split("\n", 1)[0]) for line in text.split("\n")]
 
 
-def sources(cells) -> list[Source]:
-    """Every number that the cells of a page print or set."""
+def said(cells) -> list[tuple[str, str, int, bool]]:
+    """Every line that the cells put out or are made of, its head, its cell, whether it is code."""
     found = []
     for index, cell in enumerate(cells):
-        if cell.cell_type != "code":
-            continue
-        said = [(line, head, False) for out in cell.outputs for line, head in lines(out)]
-        said += [(line, "", True) for line in cell.source.split("\n")]
-        for line, head, code in said:
-            about = words(f"{line} {head}")
-            found += [Source(*number, about, index, code) for number in numbers(line, code)]
+        if cell.cell_type == "code":
+            found += [(*line, index, False) for out in cell.outputs for line in lines(out)]
+            found += [(line, "", index, True) for line in cell.source.split("\n")]
     return found
 
 
@@ -98,7 +95,12 @@ class Page:
     """A page, executed: its figures, and what backs them."""
 
     def __init__(self, name: str, cells):
-        self.name, self.cells, self.sources = name, cells, sources(cells)
+        self.name, self.cells, self.said = name, cells, said(cells)
+        self.sources = [
+            Source(*number, words(f"{line} {head}"), index, code)
+            for line, head, index, code in self.said
+            for number in numbers(line, code)
+        ]
         starts = (
             c.cell_type == "markdown" and bool(re.search("^##", c.source, re.M)) for c in cells
         )
@@ -116,31 +118,34 @@ class Page:
                 for sentence in prose(text):
                     yield from ((index, figure) for figure in figures(sentence))
 
-    def near(self, index: int) -> set[int]:
-        """The cells whose outputs a figure of this cell may quote."""
-        if self.section[index] in (0, self.section[-1]):
-            return set(range(len(self.cells)))
-        codes = [i for i, c in enumerate(self.cells) if c.cell_type == "code"]
+    def nearness(self, index: int) -> list[int]:
+        """Of each cell, seen from this one: 2 next to it, 1 in its section, else 0.
+
+        From the first section and the last, which sum up, every cell is in the section.
+        """
+        here = self.section[index]
+        near = [int(s == here or here in (0, self.section[-1])) for s in self.section]
+        codes = [i for i, cell in enumerate(self.cells) if cell.cell_type == "code"]
         around = [i for i in codes if i < index][-1:] + [i for i in codes if i > index][:1]
-        return {i for i in codes if self.section[i] == self.section[index]}.union(around, [index])
+        for i in [index] if index in codes else around:
+            near[i] = 2
+        return near
 
     def backed(self, index: int, figure: Figure) -> Source | None:
         """The source of a figure on its page, if few other figures would do as well."""
-        near, about = self.near(index), words(figure.sentence)
+        near, about = self.nearness(index), words(figure.sentence)
         fits: dict[int, tuple[int, Source]] = {}  # by what they would let the prose say
         for source in self.sources:
-            if not source.code and source.cell not in near:
+            if not source.code and not near[source.cell]:
                 continue
-            shared = len(about & source.words)
+            score = len(about & source.words) + near[source.cell]
             for key in figure.read_as(source.value, source.step, source.code):
-                if key not in fits or fits[key][0] < shared:
-                    fits[key] = shared, source
+                if key not in fits or fits[key][0] < score:
+                    fits[key] = score, source
         if (own := fits.get(figure.key)) is None:
             return None
         lower = 10 ** (len(str(figure.key)) - 1)
-        rivals = [
-            k for k, (shared, _) in fits.items() if lower <= k < 10 * lower and shared >= own[0]
-        ]
+        rivals = [k for k, (s, _) in fits.items() if lower <= k < 10 * lower and s >= own[0]]
         return own[1] if len(rivals) - 1 <= CONFUSABLE * 9 * lower else None
 
 
@@ -152,46 +157,67 @@ class Listed:
 
     def __init__(self, file: Path, book: dict[str, Page]):
         self.book, self.entries, self.used, self.faults = book, [], set(), []
-        known = {"load": load, "math": math, "median": statistics.median, "printed": self.printed}
         for name, entries in yaml.safe_load(file.read_text(encoding="utf-8")).items():
             for entry in entries:
                 says, values = " ".join(prose(entry["says"])), entry.get("because")
-                if "is" in entry:
-                    try:
-                        values = eval(str(entry["is"]), dict(known))
-                    except Exception as error:
-                        self.faults.append(f"{name}: {says}: {type(error).__name__}: {error}")
-                        values = []
-                    values = [values] if isinstance(values, (int, float)) else values
-                self.entries.append((name, says, values))
+                try:
+                    if "is" in entry:
+                        printed = lambda pattern, page=name: self.printed(pattern, page)  # noqa: E731
+                        known = {"load": load, "math": math, "printed": printed}
+                        values = eval(str(entry["is"]), known)
+                    elif "line" in entry:
+                        values = set(self.line(name, entry["line"], entry.get("in")))
+                except Exception as error:
+                    self.faults.append(f"{name}: {says}: {type(error).__name__}: {error}")
+                    values = []
+                values = [values] if isinstance(values, (int, float)) else values
+                self.entries.append((name, says, anywhere(says), values))
 
-    def printed(self, name: str, pattern: str) -> float:
+    def line(self, name: str, text: str, file: str | None) -> list[tuple[float, float, bool]]:
+        """The numbers of the lines that have this text, of a page's cells or of a file."""
+        where = [(line, code) for line, _, _, code in self.book[name].said]
+        if file:
+            where = [(line, True) for line in (ROOT / file).read_text("utf-8").split("\n")]
+        hits = [(line, code) for line, code in where if text in " ".join(line.split())]
+        if not hits:
+            raise LookupError(f"no line has {text}")
+        return [(*number, code) for line, code in hits for number in numbers(line, code)]
+
+    def printed(self, pattern: str, name: str) -> float:
         """The number that an output of a page prints where a pattern has its group."""
         for cell in self.book[name].cells:
             for output in cell.get("outputs", []):
-                if match := re.search(pattern, "\n".join(line for line, _ in lines(output))):
+                text = "\n".join(f"{head}\n{line}" for line, head in lines(output))
+                if match := re.search(pattern, text):
                     return float(match[1].replace(",", ""))
         raise LookupError(f"no output of {name} has {pattern}")
 
-    def backs(self, name: str, figure: Figure) -> bool:
-        """Whether an entry has this figure in this place."""
-        for entry in self.entries:
-            page, says, values = entry
-            start = figure.sentence.find(says)
-            if page != name or start < 0 or not start <= figure.span[0] < start + len(says):
-                continue
-            self.used.add(entry[:2])
-            if isinstance(values, str):
-                return True
-            every = figures(says)
-            here = sum(start + other.span[0] < figure.span[0] for other in every)
-            return len(values) == len(every) and figure.key in figure.read_as(values[here])
-        return False
+    def verdict(self, page: str, figure: Figure) -> bool | None:
+        """Whether the entry for this place has this figure; None if there is no such entry."""
+        for name, says, pattern, values in self.entries:
+            for match in pattern.finditer(figure.sentence) if name == page else ():
+                places = [match.span(group + 1) for group in range(pattern.groups)]
+                if figure.span not in places:
+                    continue
+                self.used.add((name, says))
+                if isinstance(values, str):
+                    return match[0] == says
+                if isinstance(values, set):
+                    return any(figure.key in figure.read_as(*number) for number in values)
+                value = values[places.index(figure.span)] if len(values) == len(places) else 0
+                return figure.key in figure.read_as(value)
+        return None
 
     def trouble(self) -> list[str]:
         """Entries that cannot be computed, and entries whose words stand nowhere any more."""
         unused = (e[:2] for e in self.entries if e[:2] not in self.used)
         return self.faults + [f"{name}: listed, but not there: {says}" for name, says in unused]
+
+
+def accepted(page: Page, index: int, figure: Figure, listed: Listed) -> bool:
+    """Whether something backs a figure: its entry in the list, or its page where it has none."""
+    verdict = listed.verdict(page.name, figure)
+    return page.backed(index, figure) is not None if verdict is None else verdict
 
 
 @cache
@@ -217,46 +243,24 @@ def unbacked(pages: dict[str, Page], listed: Listed) -> list[str]:
     found = []
     for name, page in pages.items():
         for index, figure in page.figures():
-            if not listed.backs(name, figure) and page.backed(index, figure) is None:
+            if not accepted(page, index, figure, listed):
                 start, end = figure.span
                 around = figure.sentence[max(0, start - 40) : end + 40]
                 found.append(f"{name} [{index}]: {figure.text} in: ... {around} ...")
     return found + listed.trouble()
 
 
-def wrong(figure: Figure, rng: random.Random) -> str | None:
-    """The figure as someone might get it wrong: scaled, two digits swapped, or one replaced."""
-    mantissa, e, power = figure.text.partition("e")
-    digits = [i for i, c in enumerate(mantissa) if c.isdigit()]
-    new = list(mantissa)
-    match rng.choice(["scale", "swap", "digit"]):
-        case "scale":
-            decimals = len(mantissa.partition(".")[2])
-            scaled = parsed(mantissa)[0] * rng.choice([0.5, 0.7, 1.3, 2])
-            new = list(f"{scaled:{',' * (',' in mantissa)}.{decimals}f}")
-        case "swap" if len(digits) > 1:
-            a, b = rng.sample(digits, 2)
-            new[a], new[b] = new[b], new[a]
-        case _:
-            telling = [i for i in digits if new[i] != "0"][:2]
-            if telling:
-                new[rng.choice(telling)] = rng.choice("123456789")
-    text = "".join(new) + e + power
-    value = parsed(text)[0]
-    return text if value and abs(value / figure.value - 1) > 0.05 else None
-
-
 def attack(pages: dict[str, Page], listed: Listed, times: int = 20) -> Counter:
     """Make each figure wrong so often; how many were tried and how many passed, by digits."""
     rng, count = random.Random(0), Counter()
-    for name, page in pages.items():
+    for page in pages.values():
         for index, figure in page.figures():
             for text in filter(None, (wrong(figure, rng) for _ in range(times))):
                 start, end = figure.span
                 sentence = figure.sentence[:start] + text + figure.sentence[end:]
                 new = next((f for f in figures(sentence) if f.span[0] == start), None)
                 count["tried", len(str(figure.key))] += 1
-                if new is None or listed.backs(name, new) or page.backed(index, new):
+                if new is None or accepted(page, index, new, listed):
                     count["passed", len(str(figure.key))] += 1
     return count
 
