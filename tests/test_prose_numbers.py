@@ -83,6 +83,7 @@ def test_what_is_printed_or_set_is_backed(text, listed):
         "There are 2248 weeks.",
         "The ladder's error is 0.4610.",
         "The window's error is 461 %.",
+        "The window's error is 283.",
     ],
 )
 def test_what_is_not_is_found(text, listed):
@@ -119,6 +120,26 @@ def test_a_listed_figure_must_be_the_value_of_its_expression(listed):
     assert unbacked(pages, listed(entry % "4 * 1.31")) == []
     assert len(unbacked(pages, listed(entry % "4 * 1.35"))) == 1
     assert "KeyError" in unbacked(pages, listed(entry % 'load("hilbert-cpu")["gone"]'))[-1]
+
+
+def test_where_a_place_is_listed_the_page_has_no_say(listed):
+    """48 is printed beside it, but the list says what must stand here."""
+    entry = "page:\n  - {says: The ladder has 40 rows, is: 8 * 5}"
+    assert unbacked({"page": chapter("The ladder has 40 rows.")}, listed(entry)) == []
+    assert len(unbacked({"page": chapter("The ladder has 48 rows.")}, listed())) == 0
+    assert len(unbacked({"page": chapter("The ladder has 48 rows.")}, listed(entry))) == 1
+    reason = "page:\n  - {says: The ladder has 40 rows, because: it is a setting}"
+    assert len(unbacked({"page": chapter("The ladder has 48 rows.")}, listed(reason))) == 1
+
+
+def test_an_entry_may_name_a_line(listed):
+    entry = "page:\n  - {says: read by 11 rows, line: %s}"
+    pages = {"page": chapter("It is read by 11 rows.")}
+    assert unbacked(pages, listed(entry % "window 11", pages)) == []
+    assert len(unbacked(pages, listed(entry % "ladder 48", pages))) == 1
+    assert "LookupError" in unbacked(pages, listed(entry % "dragon", pages))[-1]
+    elsewhere = entry % "11 rows, in: tests/test_prose_numbers.py"
+    assert unbacked(pages, listed(elsewhere, pages)) == []
 
 
 def test_an_entry_whose_words_are_gone_is_found(listed):
