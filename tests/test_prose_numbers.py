@@ -49,6 +49,7 @@ def listed(tmp_path):
     [
         ("An error of .48 ppm, 3.4 times the 17 % of `x = 99`.", [".48", "3.4", "17"]),
         ("From 2 to 4 percent, in 3 s, with 10,000 rows and 50 000 more.", "2 4 3 10,000 50 000"),
+        ("Mandelbrot, Science 156, 1967; Mathematics 30 (1999-2000); third edition 2014.", []),
         ("Since 1985 ([Nadaraya](https://a.b/17.3), 1964), in chapter 14, Exercise 12.", []),
         ("| a | 41 of 9 |\n|---|---|\n| b | -290 |", ["41", "290"]),
         ("Below $3 \\cdot 10^{-14}$, $n = 4096$, $n^{0.631}$, $10^5$.", ["3e-14", "0.631", "1e5"]),

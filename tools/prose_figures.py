@@ -1,7 +1,7 @@
 """What a figure in prose is: the sentences of a Markdown text, and the numbers in them that count.
 
-Code, links, years, integers below ten, numbers of exercises and chapters are no figures; of a
-formula the plain number that it is counts, else its decimals. A row of a table is a sentence.
+Code, links, years, integers below ten, numbers of exercises, chapters and volumes are no figures;
+of a formula the plain number that it is counts, else its decimals. A row of a table is a sentence.
 """
 
 import math
@@ -17,7 +17,7 @@ FIGURE = re.compile(
 )
 DECIMAL = r"(?<![\d.])\d*\.\d+"
 YEAR = re.compile(  # with what stands before it
-    r"(?:\b(?:in|of|since|from|to|until|and|on|year) |[(,.] ?|[A-Z]\w+,? |^)"
+    r"(?:\b(?:in|of|since|from|to|until|and|on|year|edition) |[(,.] ?|[A-Z]\w+,? |^)"
     r"(?:18[3-9]\d|19\d\d|20[0-2]\d)(?! (?!was|is|has|its|as)[a-z]+s\b)(?!\d)"
 )
 DROPPED = (  # what is no prose, and what stands instead
@@ -29,6 +29,7 @@ DROPPED = (  # what is no prose, and what stands instead
         re.compile(r"\b(?:[Ee]xercises?|[Cc]hapters?|[Ss]ections?|[Ii]ssue) [\d.]*\d(?: to \d+)?"),
         "",
     ),
+    (re.compile(r"(?<=\w )\d+(?:, (?=\d{4}\b)| (?=\(\d{4}\b))"), ""),  # the volume before a year
 )
 COMMON = frozenset(  # no words to know a line by
     """about above after again all also and any are before both but each every for from has have
