@@ -45,7 +45,8 @@ def test_a_chapter_prints_whole(browser, site):
         assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
         last = page.locator("article h2", has_text="What to remember")
         assert last.is_visible()
-        for gone in (".bd-sidebar-primary", ".bd-header-article", ".copybtn", ".bd-footer"):
+        closed = "details.hide:not([open]) > summary"  # nobody can open it on paper
+        for gone in (".bd-sidebar-primary", ".bd-header-article", ".copybtn", ".bd-footer", closed):
             assert not any(part.is_visible() for part in page.locator(gone).all())
         shown = [img for img in page.locator("article img").all() if img.is_visible()]
         assert len(shown) >= page.locator("article figure").count() >= 1
