@@ -127,7 +127,7 @@ def command_of(name: str) -> str:
     Raises:
         ValueError: for a record that is not there, or that no case makes.
 
-    >>> command_of("posterior-cost").startswith("python -m fractal_lib.benchmark run posterior-cost")
+    >>> command_of("posterior-cost").startswith("python -m fractal_lib.benchmark run posterior")
     True
     """
     run = load(name)

@@ -19,6 +19,7 @@ from fractal_lib.posterior import UltimateFractalPosteriorAffine
 
 __all__ = [
     "BOUNDS",
+    "COPY",
     "FORMS",
     "LABELS",
     "Method",
@@ -43,6 +44,9 @@ FORMS: dict[str, tuple[str, Callable[[], ContextAttention]]] = {
     "combined": ("", lambda: UltimateFractalPosteriorAffine(1, 1).attention),
 }
 """Other forms of a pattern that are timed beside it: by name, the pattern and how it is made."""
+
+COPY = "copy of all rows"
+"""What the bandwidth of a machine is measured by."""
 
 BOUNDS: dict[str, Callable[[Any, int], float]] = {
     "window": lambda attention, n: 2 * attention.tail,
@@ -86,6 +90,8 @@ class Method(NamedTuple):
         base: the method whose eager time is the unit of speed-up.
         compiles: False to leave the compiled form out.
         relative: whether errors are shares of the largest exact value.
+        distinct: of what it reads, how many are different, on average over the samples; None if
+            all are.
     """
 
     name: str
@@ -101,6 +107,7 @@ class Method(NamedTuple):
     base: str = "dense bmm"
     compiles: bool = True
     relative: bool = False
+    distinct: float | None = None
 
 
 def sketch(rows: Tensor, t: Tensor) -> Tensor:
@@ -213,7 +220,11 @@ def methods(
             continue
         if not slope:
             yield method
-        elif method.call not in (sdpa_with_bias, _gather):  # without a derivative in forward mode
+        elif method.call not in (
+            sdpa_with_bias,
+            _gather,
+            _copied,
+        ):  # without a derivative in forward mode
             wrapped = {"call": with_slope(method.call), "exact": reference_with_slope}
             yield method._replace(**wrapped, bound=None, compiles=False)
 
@@ -227,20 +238,22 @@ def _every(rows: Tensor, queries: list[Tensor]) -> Iterator[Method]:
     yield Method("sketch, shapes fixed", n, 0, size + weights, as_it_is, sketch_fixed, queries)
     yield Method("dense bmm", n, 0, weights, as_it_is, dense_bmm, queries)
     yield Method("SDPA with a bias", n, 0, weights, as_it_is, sdpa_with_bias, queries)
+    yield Method(COPY, n, 2 * size, 0, _twice, _copied, queries, compiles=False)
     for name, make in PATTERNS.items():
-        attention = make()
-        if isinstance(attention, FractalAttention):
-            attention.fit(OriginalKernel(), n)
+        attention = _fitted(make(), n)
         yield _of(LABELS.get(name, name), name, attention, rows, queries)
         if isinstance(attention, FractalAttention):
             reads = num_reads(attention, queries[0], n)
             places = [_places(attention, t, n) for t in queries]
             yield Method("bare gather of its rows", reads, 0, 0, _flat, _gather, places)
     for label, (name, make) in FORMS.items():
-        attention = make()
-        if isinstance(attention, FractalAttention):
-            attention.fit(OriginalKernel(), n)
-        yield _of(label, name, attention, rows, queries)
+        yield _of(label, name, _fitted(make(), n), rows, queries)
+
+
+def _fitted(attention: ContextAttention, n: int) -> ContextAttention:
+    if isinstance(attention, FractalAttention):
+        attention.fit(OriginalKernel(), n)
+    return attention
 
 
 def _of(
@@ -267,11 +280,26 @@ def _of(
         call=_one_query(attention),
         queries=queries,
         bound=bound,
+        distinct=_distinct(attention, queries[0], n),
     )
+
+
+def _distinct(attention: ContextAttention, t: Tensor, n: int) -> float:
+    index = attention.reads(t, n).indices.flatten(1).sort(-1).values  # (B, K)
+    return 1 + (index.diff(dim=-1) > 0).sum(-1).double().mean().item()
 
 
 def _one_query(attention: ContextAttention) -> Callable[[Any, Tensor], Tensor]:
     return lambda rows, t: attention(rows, t)[:, 0]  # (B, 1, H) to (B, H)
+
+
+def _twice(rows: Tensor) -> Tensor:
+    return torch.stack([rows, rows])
+
+
+def _copied(pair: Tensor, t: Tensor) -> Tensor:
+    """What the machine moves at most: every byte is read once and written once."""
+    return pair[1].copy_(pair[0])
 
 
 def _flat(rows: Tensor) -> Tensor:
