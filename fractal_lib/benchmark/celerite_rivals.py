@@ -48,7 +48,7 @@ def celerite_process(
     """
     celerite2 = optional("celerite2", "this rival")
     minimize = optional("scipy.optimize", "this rival").minimize
-    centre, start = values.mean(), np.log(start)
+    centre, first = values.mean(), np.log(np.asarray(start))
 
     def process(logs: np.ndarray) -> Any:
         *parameters, noise = np.exp(logs)
@@ -61,8 +61,8 @@ def celerite_process(
         found = -process(logs).log_likelihood(values) / len(values)
         return found if np.isfinite(found) else 1e3
 
-    bounds = list(zip(start - 8, start + 8, strict=True))
-    best = minimize(cost, start, method="L-BFGS-B", bounds=bounds, options={"maxiter": 300})
+    bounds = list(zip(first - 8, first + 8, strict=True))
+    best = minimize(cost, first, method="L-BFGS-B", bounds=bounds, options={"maxiter": 300})
     fitted, size = process(best.x), max(1, ENTRIES // len(times))
     parts = [
         fitted.predict(values, t=asked[i : i + size], return_var=True)

@@ -16,7 +16,7 @@ from fractal_lib.benchmark.machine import check_device, positive, threads_of
 from fractal_lib.benchmark.peak import peak_memory
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.timer import Turns
-from fractal_lib.benchmark.window_rivals import FORWARD_ONLY, OTHERS
+from fractal_lib.benchmark.window_rivals import FORWARD_ONLY, OTHERS, others_made
 from fractal_lib.self_attention import fractal_self_attention
 
 __all__ = ["Shape", "benchmark_self_attention", "draw", "relative_error", "rivals", "slopes"]
@@ -149,13 +149,8 @@ def benchmark_self_attention(
     ['error', 'iqr', 'method', 'n', 'note', 'pass', 'peak', 'seconds', 'speedup']
     """
     shape = Shape(batch, heads, width, near, cells)
-    calls = {name: call for name, call in rivals(shape).items() if not only or name in only}
-    missing: dict[str, str] = {}
-    for name in others:
-        try:
-            calls[name] = OTHERS[name](near)
-        except ImportError as error:
-            missing[name] = str(error)
+    calls, notes = others_made(others, near)
+    calls = {k: call for k, call in rivals(shape).items() if not only or k in only} | calls
     positive(
         sizes=sizes,
         **{name: value for name, value in shape._asdict().items() if name != "cells"},
@@ -169,14 +164,9 @@ def benchmark_self_attention(
         print(_HEAD + "\n" + "-" * len(_HEAD))
         for n in sizes:
             turns = Turns[tuple[str, str]](threads)
-            of_size = _warm_up(n, shape, calls, full_to, device, memory, turns)
-            of_size += [
-                _unmade(n, name, kind) | {"note": note}
-                for name, note in missing.items()
-                for kind in _passes(name)
-            ]
+            of_size = _warm_up(n, shape, calls, notes, full_to, device, memory, turns)
             timings = turns.measure(seconds, f"n = {n}", progress)
-            fill_in(of_size, timings, "pass", {r["method"]: _full_of(r["method"]) for r in of_size})
+            fill_in(of_size, timings, "pass", {k: _full_of(k) for k in [*calls, *notes]})
             for record in of_size:
                 print(_line(record), flush=True)
             found += of_size
@@ -190,6 +180,7 @@ def _warm_up(
     n: int,
     shape: Shape,
     calls: dict[str, Attention],
+    notes: dict[str, str],
     full_to: int,
     device: str,
     memory: bool,
@@ -199,33 +190,25 @@ def _warm_up(
     with its error and its peak of memory.
     """
     records, inputs = [], draw(n, shape, device=device)
-    for name, call in calls.items():
-        timed = not name.startswith("full") or n <= full_to
+    for name in [*calls, *notes]:
+        note = notes.get(name, "")
+        if name.startswith("full") and n > full_to:
+            note = f"left out above n = {full_to}"
         error = {
-            keys: relative_error(call, draw(n, shape, keys, device), "causal" in name)
+            keys: relative_error(calls[name], draw(n, shape, keys, device), "causal" in name)
             for keys in KEYS
-            if timed
+            if not note
         }
-        for kind in _passes(name):
-            record = _unmade(n, name, kind) | {"error": error or None}
-            if not timed:
-                record["note"] = f"left out above n = {full_to}"
-            else:
-                turns.add((name, kind), partial(_pass(call, kind), *inputs))
-                if memory and name in rivals(shape):
-                    prepare = partial(_prepare, name, kind, n, shape, device)
-                    record["peak"] = peak_memory(prepare, device)
+        for kind in PASSES[:1] if name in FORWARD_ONLY else PASSES:
+            record = {"n": n, "method": name, "seconds": None, "iqr": None, "speedup": None}
+            record |= {"error": error or None, "peak": None, "note": note, "pass": kind}
+            if not note:
+                turns.add((name, kind), partial(_pass(calls[name], kind), *inputs))
+            if not note and memory and name in rivals(shape):
+                prepare = partial(_prepare, name, kind, n, shape, device)
+                record["peak"] = peak_memory(prepare, device)
             records.append(record)
     return records
-
-
-def _passes(name: str) -> Sequence[str]:
-    return PASSES[:1] if name in FORWARD_ONLY else PASSES
-
-
-def _unmade(n: int, name: str, kind: str) -> dict:
-    record = {"n": n, "method": name, "seconds": None, "iqr": None, "speedup": None}
-    return record | {"error": None, "peak": None, "note": "", "pass": kind}
 
 
 def _full_of(name: str) -> str:

@@ -2,7 +2,7 @@
 package local-attention, and a hierarchy of blocks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import torch
@@ -13,7 +13,7 @@ from fractal_lib.benchmark.hierarchy_rival import hierarchical
 from fractal_lib.benchmark.transformer import Attend
 from fractal_lib.checks import optional
 
-__all__ = ["FORWARD_ONLY", "OTHERS", "flex_window", "local_window"]
+__all__ = ["FORWARD_ONLY", "OTHERS", "flex_window", "local_window", "others_made"]
 
 
 def flex_window(near: int, compiled: bool = True) -> Attend:
@@ -67,6 +67,22 @@ OTHERS: dict[str, Callable[[int], Attend]] = {
     "h-transformer-1d, causal": partial(hierarchical, causal=True),
 }
 """By name: what makes one for a ``near``."""
+
+
+def others_made(names: Sequence[str], near: int) -> tuple[dict[str, Attend], dict[str, str]]:
+    """Those of `OTHERS` that are named, and of each whose package is not installed a sentence.
+
+    >>> others_made([], 64)
+    ({}, {})
+    """
+    made, notes = {}, {}
+    for name in names:
+        try:
+            made[name] = OTHERS[name](near)
+        except ImportError as error:
+            notes[name] = str(error)
+    return made, notes
+
 
 FORWARD_ONLY = ("FlexAttention, causal",)
 """What cannot be trained on a CPU."""
