@@ -15,7 +15,10 @@ import inspect
 import re
 from pathlib import Path
 
-PARTS = ["attention", "self_attention", "posterior", "inference", "data", "reference", "curves"]
+PARTS = [
+    *("distributed.training", "distributed"),  # whose names others have too: theirs are linked
+    *("attention", "self_attention", "posterior", "inference", "data", "reference", "curves"),
+]
 ASKED = re.compile(r"^```\{api\} (\S+)\n```$", re.M)
 NAME = re.compile(r"(?<![`:\\])`([^`\n]+)`(?![`_])")
 PART = re.compile(r"(?:^|(?<=[.;)] ))(Complexity|Source): ")

@@ -18,6 +18,9 @@ __all__ = ["PASSES", "benchmark_heads", "heads"]
 
 LATENT = 3
 PASSES = ("forward", "train", "train with context")
+NEEDS = {"forward": (0, 3), "train": (2, 3), "train with context": (3, 8)}
+"""Copies of the context that a call needs at most, and more for building a pyramid of it."""
+
 BASE = "dense, float32 bmm"
 
 
@@ -112,27 +115,32 @@ def benchmark_heads(
 def _methods(kind: str, ctx: Tensor, queries: list[Tensor]) -> Iterator[Method]:
     batch, rows, hidden = ctx.shape
     size = ctx.numel() * ctx.element_size()
-    gradient = size if kind == "train with context" else 0
+    needs, pools = NEEDS[kind]
     for name, head in heads(hidden).items():
         head.to(ctx.device)
         reads = num_reads(head.attention, queries[0], rows - 1)
         pooled = head.attention.tree(rows - 1).levels > 1  # a pyramid for every call
         call, exact, wrap = _forward(head), _exact_forward(head), as_it_is
         if kind != "forward":
-            call, exact, wrap = _loss(head), _exact_gradient(head), _gradient(head, gradient > 0)
+            call, exact, wrap = (
+                _loss(head),
+                _exact_gradient(head),
+                _gradient(head, kind == "train with context"),
+            )
         yield Method(
             name=f"{name}: {kind}",
             reads=reads,
             keeps=0,
-            extra=12 * batch * reads * ctx.element_size() + 3 * gradient + 3 * size * pooled,
+            extra=12 * batch * reads * ctx.element_size() + size * (needs + pools * pooled),
             build=as_it_is,
             call=call,
             queries=queries,
             exact=exact,
             wrap=wrap,
             base=f"{BASE}: {kind}",
-            # its derivative does not: PyTorch issue 177261
-            compiles=kind == "forward" or name != BASE,
+            # the derivative of BASE does not: PyTorch issue 177261; a pyramid that is built inside
+            # is computed again for every read, in six times the time and much memory
+            compiles=(kind == "forward" or name != BASE) and not pooled,
             relative=True,
         )
 

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from fractal_lib.attention import (
     PATTERNS,
@@ -15,12 +14,14 @@ from fractal_lib.attention import (
     MultilevelAttention,
     OriginalKernel,
 )
+from fractal_lib.benchmark.products import dense_bmm, sdpa_with_bias, sketch, sketch_fixed
 from fractal_lib.posterior import UltimateFractalPosteriorAffine
 
 __all__ = [
     "BOUNDS",
     "COPY",
     "FORMS",
+    "GATHER",
     "LABELS",
     "Method",
     "methods",
@@ -47,6 +48,9 @@ FORMS: dict[str, tuple[str, Callable[[], ContextAttention]]] = {
 
 COPY = "copy of all rows"
 """What the bandwidth of a machine is measured by."""
+
+GATHER = "bare gather of its rows"
+"""The floor under a reader; it follows the one that it belongs to."""
 
 BOUNDS: dict[str, Callable[[Any, int], float]] = {
     "window": lambda attention, n: 2 * attention.tail,
@@ -110,65 +114,6 @@ class Method(NamedTuple):
     relative: bool = False
     distinct: float | None = None
     missing: str = ""
-
-
-def sketch(rows: Tensor, t: Tensor) -> Tensor:
-    """The original as the sketch's benchmark wrote it: rows (B, n, H), t (B, 1) to (B, n, H).
-
-    Word for word. ``t.unsqueeze(-1)`` makes its weights (B, 1, n), so the product has B B n H
-    numbers and the sum runs over the batch: B times the work, and the shape tells that it is not
-    the result.
-
-    >>> sketch(torch.randn(4, 10, 2), torch.rand(4, 1)).shape
-    torch.Size([4, 10, 2])
-    """
-    seq_len = rows.shape[1]
-    ts = torch.linspace(0, 1, seq_len, device=rows.device)
-    distances = (ts.unsqueeze(0) - t.unsqueeze(-1)) ** 2
-    attention = torch.softmax(-distances * seq_len, dim=-1)
-    return (rows * attention.unsqueeze(-1)).sum(dim=1)
-
-
-def sketch_fixed(rows: Tensor, t: Tensor) -> Tensor:
-    """What the sketch meant, its shapes fixed: rows (B, n, H), t (B, 1) to (B, H).
-
-    Its kernel is still not the original one (n multiplies the square and not the distance, so it is
-    about sqrt(n) times wider), and multiply-and-sum still writes a second copy of the context.
-
-    >>> sketch_fixed(torch.randn(4, 10, 2), torch.rand(4, 1)).shape
-    torch.Size([4, 2])
-    """
-    seq_len = rows.shape[1]
-    ts = torch.linspace(0, 1, seq_len, device=rows.device)
-    distances = (ts.unsqueeze(0) - t) ** 2  # (B, n)
-    attention = torch.softmax(-distances * seq_len, dim=-1)
-    return (rows * attention.unsqueeze(-1)).sum(dim=1)
-
-
-def dense_bmm(rows: Tensor, t: Tensor) -> Tensor:
-    """The original kernel in float32 and one batched matrix product: (B, n, H), (B, 1) to (B, H).
-
-    >>> dense_bmm(torch.eye(3).unsqueeze(0), torch.tensor([[0.5]]))
-    tensor([[0.0870, 0.8259, 0.0870]])
-    """
-    l = rows.shape[1]
-    ts = torch.linspace(0, 1, l, device=rows.device)
-    c = torch.softmax(-((l * (ts - t)) ** 2), dim=1)  # (B, n)
-    return torch.bmm(c.unsqueeze(1).to(rows.dtype), rows).squeeze(1)
-
-
-def sdpa_with_bias(rows: Tensor, t: Tensor) -> Tensor:
-    """The original kernel as the bias of PyTorch's own attention, whose queries and keys are 0.
-
-    >>> sdpa_with_bias(torch.eye(3).unsqueeze(0), torch.tensor([[0.5]]))
-    tensor([[0.0870, 0.8259, 0.0870]])
-    """
-    l = rows.shape[1]
-    ts = torch.linspace(0, 1, l, device=rows.device)
-    bias = -((l * (ts - t)) ** 2)  # (B, n)
-    keys = torch.zeros((), dtype=rows.dtype, device=rows.device).expand(rows.shape[0], 1, l, 8)
-    mask = bias.to(rows.dtype)[:, None, None]  # (B, 1, 1, n)
-    return scaled_dot_product_attention(keys[:, :, :1], keys, rows.unsqueeze(1), mask)[:, 0, 0]
 
 
 def with_slope(call: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
@@ -240,14 +185,14 @@ def _every(rows: Tensor, queries: list[Tensor]) -> Iterator[Method]:
     yield Method("sketch, shapes fixed", n, 0, size + weights, as_it_is, sketch_fixed, queries)
     yield Method("dense bmm", n, 0, weights, as_it_is, dense_bmm, queries)
     yield Method("SDPA with a bias", n, 0, weights, as_it_is, sdpa_with_bias, queries)
-    yield Method(COPY, n, 2 * size, 0, _twice, _copied, queries, compiles=False)
+    yield Method(COPY, n, 2 * size, 0, _twice, _copied, queries, exact=_none, compiles=False)
     for name, make in PATTERNS.items():
         attention = _fitted(make(), n)
         yield _of(LABELS.get(name, name), name, attention, rows, queries)
         if isinstance(attention, FractalAttention):
             reads = num_reads(attention, queries[0], n)
             places = [_places(attention, t, n) for t in queries]
-            yield Method("bare gather of its rows", reads, 0, 0, _flat, _gather, places)
+            yield Method(GATHER, reads, 0, 0, _flat, _gather, places, exact=_none)
     for label, (name, make) in FORMS.items():
         yield _of(label, name, _fitted(make(), n), rows, queries)
 
@@ -293,6 +238,11 @@ def _distinct(attention: ContextAttention, t: Tensor, n: int) -> float:
 
 def _one_query(attention: ContextAttention) -> Callable[[Any, Tensor], Tensor]:
     return lambda rows, t: attention(rows, t)[:, 0]  # (B, 1, H) to (B, H)
+
+
+def _none(rows: Tensor, query: Tensor) -> Tensor:
+    """What a method that reads nothing is compared with."""
+    return rows.new_empty(0)
 
 
 def _twice(rows: Tensor) -> Tensor:

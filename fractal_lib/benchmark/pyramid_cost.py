@@ -8,7 +8,7 @@ import torch
 from fractal_lib.attention import FractalAttention, Pyramid
 from fractal_lib.benchmark.harness import draw, milliseconds
 from fractal_lib.benchmark.machine import free_memory, positive, threads_of
-from fractal_lib.benchmark.methods import dense_bmm
+from fractal_lib.benchmark.products import dense_bmm
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.timer import Timing, Turns
 

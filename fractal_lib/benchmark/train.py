@@ -4,13 +4,15 @@ import inspect
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from fractal_lib.benchmark.machine import threads_of
 from fractal_lib.benchmark.peak import high_water_mb
 from fractal_lib.benchmark.real_tasks import TASKS
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.tasks import POSTERIORS
 from fractal_lib.benchmark.timer import Clock
-from fractal_lib.posterior import LadderPosterior, calibrate
+from fractal_lib.posterior import LadderPosterior, LatentSDE, Observations, calibrate
 from fractal_lib.posterior.training import fit
 
 __all__ = ["train"]
@@ -32,6 +34,7 @@ def train(
     lr: float | None = None,
     weight_decay: float | None = None,
     levels: int | None = None,
+    paths: int = 0,
     device: str = "cpu",
     threads: int = 1,
     checkpoint: Path | None = None,
@@ -53,6 +56,8 @@ def train(
         part: what it is judged by, "test" or "validation" (lorenz).
         lr, weight_decay: instead of the task's own.
         levels: of the ladder, instead of all.
+        paths: so many of the learned prior are recorded too, and so many of the posterior of the
+            first series.
         device: of torch, "cpu" or "cuda".
         threads: of the CPU.
         checkpoint: file to go on from, and to write.
@@ -61,7 +66,8 @@ def train(
     Returns:
         what is recorded: settings and plan, seconds by the wall and CPU seconds, peak memory in MB,
         the loss of each step (means of 50), and the task's report on data that were held out; with
-        hidden rows in the plan after `calibrate`, and before.
+        hidden rows in the plan after `calibrate`, and before. With ``paths`` those, (paths, 101,
+        X) at even times from 0 to the end, as they would be observed without noise.
 
     Raises:
         ValueError: for names or settings that do not exist. Diverged: if training does.
@@ -94,6 +100,7 @@ def train(
             numbers = calibrate(model, chosen.train, chosen.plan.hiding)
             calibrated = {"calibration": numbers, "before_calibration": report}
             report = chosen.report(model)
+        drawn = {"paths": _paths(model, chosen.train, paths, seed)} if paths else {}
     plan = asdict(chosen.plan)
     result = {
         "task": task,
@@ -111,6 +118,7 @@ def train(
         "loss": [round(sum(part) / len(part), 3) for part in _parts(history["negative_elbo"], 50)],
         "report": report,
         **calibrated,
+        **drawn,
     }
     print(
         f"{task}, {posterior}, seed {seed}: {plan['steps']} steps in {result['cpu_s']} CPU "
@@ -119,6 +127,18 @@ def train(
     for name, value in result["report"].items():
         print(f"    {name}: {value}")
     return result
+
+
+def _paths(model: LatentSDE, data: Observations, count: int, seed: int) -> dict[str, list]:
+    """Of the posterior of the first series and of the prior, rounded for a record."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {
+        "posterior": model.sample_posterior(data, [0] * count, 400, generator),
+        "prior": model.sample_prior(count, 400, data.duration, generator),
+    }
+    with torch.no_grad():
+        seen = {name: model.likelihood.predict(z, 0 * z)[0] for name, z in drawn.items()}
+    return {name: x[:, ::4].double().numpy().round(3).tolist() for name, x in seen.items()}
 
 
 def _of_task(task: str, seed: int, **given: float | str | None) -> dict:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -70,7 +71,9 @@ class _Run(Run):
             raise Diverged(f"the loss is not finite after {self.done} steps: try a smaller lr")
 
     def _seed(self, step: int) -> int:
-        return ((self.plan.seed * 2**24 + step + 1) * 4096 + self.data.shards.rank) % 2**63
+        # mixed, for torch's generator of a CPU takes 32 bits of a seed and drops the others
+        mixed = np.random.SeedSequence((self.plan.seed, step + 1, self.data.shards.rank))
+        return int(mixed.generate_state(1)[0])
 
     def sum_history(self) -> None:
         """Terms of the steps since the last time, summed over ranks."""

@@ -13,16 +13,15 @@ from fractal_lib.benchmark import benchmark_attention_methods, benchmark_heads
 from fractal_lib.benchmark.harness import draw, run
 from fractal_lib.benchmark.heads import PASSES, heads
 from fractal_lib.benchmark.methods import (
+    COPY,
+    GATHER,
     Method,
     as_it_is,
-    dense_bmm,
     methods,
     reference,
-    sdpa_with_bias,
-    sketch,
-    sketch_fixed,
     with_slope,
 )
+from fractal_lib.benchmark.products import dense_bmm, sdpa_with_bias, sketch, sketch_fixed
 from fractal_lib.benchmark.pyramid_cost import break_even, pyramid_cost
 from fractal_lib.progress import progress_bar
 
@@ -92,7 +91,7 @@ def test_compiled_forms_stand_beside_the_eager_ones(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     records = tiny(64, compile=True)
     eager, compiled = by_name(records, 64), by_name(records, 64, "compiled")
-    assert eager.keys() == compiled.keys()
+    assert eager.keys() - {COPY} == compiled.keys()
     assert eager["dense bmm"]["speedup"] == 1
     assert (
         compiled["window"]["speedup"]
@@ -207,3 +206,23 @@ def test_a_pyramid_pays_from_as_many_queries_on_as_its_building_takes():
     pays = took["dense"] > took["query"]
     assert build["method"] == "build" and (build["break_even"] is None) == (not pays)
     assert break_even(took["build"], 1.0, 2.0) == took["build"]
+
+
+def test_distinct_rows_are_those_whose_weights_move_the_result():
+    rows, queries = draw(500, 3, 500, "cpu", 1)
+    rows = torch.eye(500).expand(3, 500, 500)  # so that a result is its rows' weights
+    for method in methods(rows, queries):
+        if method.distinct is None:
+            continue
+        context = method.build(rows)
+        if method.name in ("window", "ladder, fitted scales", "Julia, c = -6"):
+            read = (method.call(context, queries[0]) != 0).sum(-1).double().mean().item()
+            assert read <= method.distinct <= method.reads
+            assert method.distinct - read < 4  # a weight may round to 0
+
+
+def test_any_few_methods_can_be_timed_alone(capsys):
+    found = tiny(40, only=["window", GATHER])
+    assert {r["method"] for r in found} == {"window", GATHER}
+    assert found[0]["error"] < 1e-6 and found[-1]["note"].startswith("returns")
+    assert all(r["error"] is None for r in tiny(40, only=[GATHER]))

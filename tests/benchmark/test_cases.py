@@ -77,7 +77,7 @@ LATENT = "latent-sde --task ou --steps 9 --quiet"
 REQUIRED = {"latent-sde": ["--task", "ou"]}
 REQUIRED |= {name: ["--path", "mocap35.mat"] for name in ("mocap", "mocap-rivals")}
 NUMBERS = {  # of rows, or of runs
-    "context-attention": 2 * (5 + len(PATTERNS) + len(FORMS)),
+    "context-attention": 2 * (6 + len(PATTERNS) + len(FORMS)),
     "heads": 3 * (2 + len(PATTERNS)),
     "self-attention": 2 * (2 + len(FAR)) * 2,
     "masks": 1,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fractal_lib.benchmark.real_tasks import TASKS
+from fractal_lib.benchmark.train import train
 from fractal_lib.posterior import Marginals, Posterior
 
 SMALL = {"long": dict(n=400)}
@@ -128,3 +129,14 @@ def test_the_seed_of_a_task_decides_its_model(name):
 def test_the_seed_of_a_task_decides_what_is_hidden(name):
     first, same, other = (rows_there(make(name, seed=seed).train) for seed in (1, 1, 2))
     assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+def test_paths_are_recorded_when_they_are_asked_for():
+    plain = train("ou", steps=2, progress=False)
+    found = train("ou", steps=2, paths=3, progress=False)
+    assert "paths" not in plain and found["report"] == plain["report"]
+    channels = TASKS["ou"]().train.channels
+    for drawn in found["paths"].values():
+        assert torch.tensor(drawn).shape == (3, 101, channels)
+    again = train("ou", steps=2, paths=3, progress=False)
+    assert again["paths"] == found["paths"]

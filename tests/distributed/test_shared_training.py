@@ -140,6 +140,30 @@ def test_a_step_moves_the_gradients_and_nothing_else(tmp_path):
     assert long[0][2] - short[0][2] == wider
 
 
+SEEDS, STEPS, CURVE = 8, 45, 120
+
+
+def curves(rank, size):
+    """The loss of each step, for every seed: (SEEDS, STEPS)."""
+    data = stretch(rank, size, n=CURVE)
+    losses = []
+    for seed in range(SEEDS):
+        plan = TrainingPlan(steps=STEPS, num_times=12 // size, lr=1e-2, seed=seed)
+        losses.append(fit(built(data), data, plan)["negative_elbo"])
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def test_the_loss_of_two_processes_falls_as_that_of_one_within_the_noise_of_the_draws(tmp_path):
+    alone, (together, _) = curves(0, 1), run(2, tmp_path, curves)
+    one, two = (losses.unfold(1, 15, 15).mean(-1) for losses in (alone, together))  # (SEEDS, 3)
+    apart = one - two
+    noise = apart.std(0) / SEEDS**0.5
+    # Student's t with 7 degrees of freedom exceeds 5 once in 640 times
+    assert (apart.mean(0).abs() < 5 * noise).all()
+    assert (one[:, 0] - one[:, -1]).mean() > 10 * noise.max()  # which is little beside its fall
+    assert len(alone[:, 0].unique()) == SEEDS  # the draws are the seed's
+
+
 def trained(rank, size, folder, steps, kill=None):
     data = stretch(rank, size)
     model = built(data)
