@@ -25,7 +25,7 @@ export HOME := $(CURDIR)/.venv/home
 endif
 
 # the tests of the house rather than of the library
-HOUSE := bibliography book bookmap bundle colab form layers names notebooks packaging
+HOUSE := bibliography bookmap bundle colab layers names notebooks packaging page_meta
 
 files = $(shell find $(1) -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
 # what a notebook's result depends on beside its own cells, and what the book is made of
@@ -44,7 +44,7 @@ map:            ## print how long each page takes to read, how heavy it is, how 
 	@$(PYTHON) tools/bookmap.py
 
 test: chromium lint unit fresh ## everything: style, units, doctests, a fresh book, its outputs, browser, Colab
-	$(BIN)/pytest -n 2 tests/test_book.py tests/test_colab.py tests/test_form.py
+	$(BIN)/pytest -n 2 tests/book tests/test_colab.py
 
 lab: $(READY)   ## open the book's notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=book
@@ -56,7 +56,7 @@ notebooks: $(READY) ## put the notebooks in their stored form (see CONTRIBUTING.
 	$(BIN)/python tools/notebooks.py store
 
 oldest: $(OLDEST)/.ready ## units and doctests with the oldest versions that pyproject.toml admits
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest -n 2 --dist loadfile tests \
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest -n 2 --dist loadfile tests --ignore=tests/book \
 	    $(HOUSE:%=--ignore=tests/test_%.py)
 	$(OLDEST)/bin/pytest --doctest-modules fractal_lib
 
@@ -73,7 +73,7 @@ lint: $(READY)
 
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile tests \
-	    $(patsubst %,--ignore=tests/test_%.py,book colab form)
+	    --ignore=tests/book --ignore=tests/test_colab.py
 	$(BIN)/pytest --doctest-modules --doctest-glob=README.md fractal_lib README.md
 
 # every notebook run anew by nbval alone, which `make test` does not: it checks what the book ran.
@@ -96,7 +96,7 @@ chromium:
 	@[ -x "$(CHROMIUM)" ] || { echo "The browser test needs Chromium: apt-get install chromium, or say where it is: make test CHROMIUM=/path/to/chrome"; exit 1; }
 
 browser: chromium book
-	$(BIN)/pytest tests/test_book.py tests/test_form.py
+	$(BIN)/pytest tests/book
 
 colab: $(READY)
 	$(BIN)/pytest tests/test_colab.py

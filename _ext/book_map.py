@@ -24,6 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import bookmap
 
 
+def whole(minutes: float) -> str:
+    """Minutes as one says them, on one line."""
+    return bookmap.spoken(minutes).replace(" ", "\N{NO-BREAK SPACE}")
+
+
 class _Generated(SphinxDirective):
     def parsed(self, lines: list[str]) -> list[nodes.Node]:
         """The nodes of some Markdown, in the page's own dialect."""
@@ -52,9 +57,7 @@ class BookMap(_Generated):
                 part = page.part
                 lines.append(f"| **{part}** | | |")
             end = bookmap.reached(page.name, every) + page.minutes
-            lines.append(
-                f"| {self.link(page, page.title)} | {page.minutes:.0f} | {bookmap.spoken(end)} |"
-            )
+            lines.append(f"| {self.link(page, page.title)} | {page.minutes:.0f} | {whole(end)} |")
         return self.parsed(lines)
 
 
@@ -70,9 +73,9 @@ class BookPath(_Generated):
             if (page := every.get(f"book/{name}")) is None:
                 raise self.error(f"{name} is not in _toc.yml")
             short = page.title.partition(":")[0]
-            lines.append(f"- {self.link(page, short)}, {bookmap.spoken(page.minutes)}")
+            lines.append(f"- {self.link(page, short)}, {whole(page.minutes)}")
             total += page.minutes
-        return self.parsed([*lines, "", f"Together {bookmap.spoken(total)}."])
+        return self.parsed([*lines, "", f"Together {whole(total)}."])
 
 
 def setup(app):

@@ -1,17 +1,23 @@
 """What a page says of itself to those who do not open it: description, social card, llms.txt.
 
 The description of a page is the first paragraph of its text. llms.txt lists all pages with theirs.
-A card's picture needs the book's own address (`html.baseurl` in _config.yml) and waits for it.
+A card's picture (tools/card.py draws it) needs an absolute address and waits for one: that of the
+book (`html.baseurl` in _config.yml), or else that of the public repository, where it lies too.
 """
 
 import html
+import sys
 from pathlib import Path
 
 from docutils import nodes
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+import address
+
 LENGTH = 200
 LABELS = ("You will do", "You will learn", "You need", "Time")
 CARD = "_static/card.png"
+CARD_SHOWS = "A raccoon, the title, and a query that reads four points on each of five grids."
 
 
 def description(doctree: nodes.document) -> str:
@@ -29,6 +35,22 @@ def description(doctree: nodes.document) -> str:
     return ""
 
 
+def card_address(baseurl: str, repository: str) -> str | None:
+    """Where the card's picture is reached from elsewhere, or None as long as it is not.
+
+    >>> card_address("https://example.org/book/", "https://github.com/your_account/name")
+    'https://example.org/book/_static/card.png'
+    >>> card_address("", "https://github.com/a/b")
+    'https://raw.githubusercontent.com/a/b/main/_static/card.png'
+    >>> card_address("", "https://github.com/your_account/name")
+    """
+    if baseurl:
+        return f"{baseurl.rstrip('/')}/{CARD}"
+    if address.is_public(repository):
+        return f"https://raw.githubusercontent.com/{address.slug(repository)}/main/{CARD}"
+    return None
+
+
 def add_tags(app, pagename, templatename, context, doctree):
     """A page's description and card (html-page-context)."""
     if doctree is None:
@@ -38,13 +60,16 @@ def add_tags(app, pagename, templatename, context, doctree):
     app.described[pagename] = title, told
     tags = {"og:type": "article", "og:site_name": app.config.html_title, "og:title": title}
     tags |= {"og:description": told}
-    if app.config.html_baseurl:
-        base = app.config.html_baseurl.rstrip("/")
-        tags |= {"og:url": f"{base}/{pagename}.html", "og:image": f"{base}/{CARD}"}
+    if base := app.config.html_baseurl.rstrip("/"):
+        tags["og:url"] = f"{base}/{pagename}.html"
+    card = card_address(base, address.current())
+    if card:
+        tags |= {"og:image": card, "og:image:alt": CARD_SHOWS}
+        tags |= {"og:image:width": "1200", "og:image:height": "630"}
     lines = [f'<meta property="{k}" content="{html.escape(v)}" />' for k, v in tags.items() if v]
     lines += [
         f'<meta name="description" content="{html.escape(told)}" />',
-        '<meta name="twitter:card" content="summary" />',
+        f'<meta name="twitter:card" content="{"summary_large_image" if card else "summary"}" />',
     ]
     context["metatags"] = context.get("metatags", "") + "\n".join(lines)
 

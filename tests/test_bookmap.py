@@ -1,5 +1,6 @@
 """The path through the book: its times, what is read next, and the command that counts."""
 
+import os
 import re
 from pathlib import Path
 
@@ -131,6 +132,23 @@ def test_the_table_has_every_page_and_counts_only_what_is_read(book):
     assert [line.split()[0] for line in lines[1:4]] == ["index", "a/chapter", "b/words"]
     assert "(2)" in lines[3]
     assert lines[-1].split()[-3:] == ["3", "3", "min"]
+
+
+def test_the_table_says_how_many_outputs_are_cut_if_a_browser_has_looked_since(book):
+    build = book / "_build"
+    page = build / "html/book/a/chapter.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("<p>")
+    for width, cut in zip(bookmap.WIDTHS, "12", strict=True):
+        assert bookmap.outputs_cut(build, "book/a/chapter") is None
+        path = bookmap.cut_file(build, "book/a/chapter", width)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(cut)
+    assert bookmap.outputs_cut(build, "book/a/chapter") == 3
+    head, _, row, *_ = bookmap.table(book).split("\n")
+    assert row[: head.index("cut") + 3].split()[-1] == "3"
+    os.utime(page, (2e9, 2e9))  # built anew
+    assert bookmap.outputs_cut(build, "book/a/chapter") is None
 
 
 def test_a_page_weighs_what_a_browser_fetches_for_it_once(tmp_path):

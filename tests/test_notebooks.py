@@ -21,6 +21,8 @@ from nbconvert.filters.widgetsdatatypefilter import WIDGET_STATE_MIMETYPE
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from traitlets.config import Config
 
+from fractal_lib.plots import SMALLEST
+
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted(
     p for p in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
@@ -134,6 +136,17 @@ def figures(nb):
     return found
 
 
+def letters(nb):
+    """No letters of a chart are smaller than those that are read on a telephone."""
+    small = re.compile(r"fontsize=(\d+(?:\.\d+)?)")
+    return [
+        f"cell {cell.id}: letters of {size} points, at least {SMALLEST}"
+        for cell in code_cells(nb)
+        for size in small.findall(cell.source)
+        if float(size) < SMALLEST
+    ]
+
+
 def runs_whole(nb):
     """No cell is left out of the book's run or of the tests', and none may fail unseen."""
     left_out = {"skip-execution", "nbval-skip", "raises-exception", "nbval-raises-exception"}
@@ -189,7 +202,7 @@ def led_in(nb):
 
 
 CHECKS = [
-    *(title, sections, introduction, setup, exercises, figures, runs_whole, width),
+    *(title, sections, introduction, setup, exercises, figures, letters, runs_whole, width),
     *(short, folded, led_in),
 ]
 OF_CHAPTERS_ALONE = [sections, introduction, exercises]
@@ -334,6 +347,7 @@ def test_a_sound_chapter_passes(tmp_path):
         (exercises, edit("solution-1", "hide-cell", "hide-output")),
         (figures, edit("figure", "alt", "text")),
         (figures, edit("figure", "A line.", "''")),
+        (letters, edit("figure", "plt.show()", "plt.title('a', fontsize=9.5)")),
         (runs_whole, edit("solution-3", "hide-cell", "skip-execution")),
         (width, edit("imports", "import math", f"import {'m' * 70}")),
         (short, edit("sum", "2 + 2", "\n\n".join(["2 + 2"] * 31))),

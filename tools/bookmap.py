@@ -7,7 +7,7 @@ A page takes words / 200 + visible code lines / 15 minutes: visible is what no t
 Pages of the last parts are looked up and not read from end to end; their minutes are printed in
 brackets and not added. If the book is built, the table also has each page's weight in a browser
 that has nothing yet (without MathJax and the font of icons, which all pages share), and the seconds
-its notebook ran.
+its notebook ran; and if `make browser` has looked at it since, how many of its outputs are cut.
 """
 
 import json
@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parent.parent
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 LOOKED_UP = ("Reference", "Appendix")  # parts of the contents
+WIDTHS = (1280, 390)  # pixels, at which the browser's tests measure outputs
 SHARED = ("mathjax", "fontawesome", "fa-")
 TIME = re.compile(r"^\*\*Time:?\*\*:?\s*(?:about )?(\d+) minutes?", re.M)
 
@@ -147,6 +148,20 @@ def weight(html: Path) -> int:
     return total
 
 
+def cut_file(build: Path, name: str, width: int) -> Path:
+    """Where the browser's tests leave how many outputs of a page are cut in a window of a width."""
+    return build / "cut" / f"{name}-{width}"
+
+
+def outputs_cut(build: Path, name: str) -> int | None:
+    """How many outputs of a page are cut, at all widths together; None if this is not known."""
+    found = [cut_file(build, name, width) for width in WIDTHS]
+    built = (build / "html" / f"{name}.html").stat().st_mtime
+    if not all(path.exists() and path.stat().st_mtime >= built for path in found):
+        return None
+    return sum(int(path.read_text()) for path in found)
+
+
 def run_times(cache: Path) -> dict[str, float]:
     """Seconds that each notebook ran, by its path, as the cache of Jupyter Book has it."""
     if not (database := cache / "global.db").exists():
@@ -160,19 +175,21 @@ def table(root: Path = ROOT) -> str:
     """The map as text, one line a page."""
     every = pages(root)
     built, ran = root / "_build" / "html", run_times(root / "_build" / ".jupyter_cache")
-    row = "{:38} {:>5} {:>7} {:>5} {:>7} {:>6} {:>6}".format
-    lines = [row("page", "min", "so far", "lines", "longest", "kB", "run s")]
+    row = "{:38} {:>5} {:>7} {:>5} {:>7} {:>4} {:>6} {:>6}".format
+    lines = [row("page", "min", "so far", "lines", "longest", "cut", "kB", "run s")]
     for p in every:
         minutes = f"{p.minutes:.0f}" if p.read else f"({p.minutes:.0f})"
         so_far = spoken(reached(p.name, every) + p.minutes) if p.read else ""
         html = built / f"{p.name}.html"
         kilobytes = f"{weight(html) / 1000:.0f}" if html.exists() else ""
+        cut = outputs_cut(root / "_build", p.name) if html.exists() else None
+        cut = "" if cut is None else cut
         seconds = next((s for u, s in ran.items() if u.endswith(f"/{p.name}.ipynb") and s), None)
         name, longest = p.name.removeprefix("book/"), max(p.cells, default=0)
         ran_for = "" if seconds is None else round(seconds)
-        lines.append(row(name, minutes, so_far, p.lines, longest, kilobytes, ran_for))
+        lines.append(row(name, minutes, so_far, p.lines, longest, cut, kilobytes, ran_for))
     total = sum(p.minutes for p in every if p.read)
-    lines.append(row("all that is read", f"{total:.0f}", spoken(total), "", "", "", ""))
+    lines.append(row("all that is read", f"{total:.0f}", spoken(total), *[""] * 5))
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -11,12 +11,8 @@ from fractal_lib.reference.attention import (
     multilevel_weights,
     pool,
 )
-from fractal_lib.reference.self_attention import (
-    self_attention,
-    self_attention_bound,
-    self_attention_groups,
-    self_attention_reads,
-)
+from fractal_lib.reference.keys_read import self_attention_groups, self_attention_reads
+from fractal_lib.reference.self_attention import self_attention, self_attention_bound
 
 __all__ = [
     "bspline_weight",

@@ -2,13 +2,9 @@
 
 import contextlib
 import json
-import os
 import random
-import shutil
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from fractal_lib.attention import choose_reader
 from fractal_lib.benchmark.choice_form import form_data, form_html
@@ -19,18 +15,9 @@ SETTINGS = 200
 
 
 @pytest.fixture(scope="module")
-def page():
+def page(browser):
     """A page that holds the form and nothing else, and may not reach any address."""
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not path or not Path(path).exists():
-        pytest.fail("Chromium is missing: apt-get install chromium.", pytrace=False)
-    with (
-        sync_playwright() as playwright,
-        contextlib.closing(
-            playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        ) as chromium,
-    ):
-        opened = chromium.new_page(viewport={"width": 390, "height": 800})
+    with contextlib.closing(browser.new_page(viewport={"width": 390, "height": 800})) as opened:
         opened.route("**/*", lambda route: route.abort())
         opened.set_content(f"<!doctype html><html lang='en'><body>{form_html()}</body></html>")
         yield opened
