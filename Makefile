@@ -25,7 +25,7 @@ export HOME := $(CURDIR)/.venv/home
 endif
 
 # the tests of the house rather than of the library
-HOUSE := bibliography bookmap bundle colab layers names notebooks packaging page_meta
+HOUSE := bibliography bookmap bundle colab executed layers names notebooks packaging page_meta prose_numbers
 
 files = $(shell find $(1) -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
 # what a notebook's result depends on beside its own cells, and what the book is made of
@@ -88,9 +88,10 @@ fresh: $(READY)
 	rm -rf _build
 	$(MAKE) outputs
 
-# nbval's checks of what the book's notebooks put out when the book was built
+# of what the book's notebooks put out when the book was built: nbval's checks, and what the prose says
 outputs: book
 	PYTHONPATH=tools $(BIN)/pytest -p executed book
+	$(BIN)/python tools/prose_numbers.py
 
 chromium:
 	@[ -x "$(CHROMIUM)" ] || { echo "The browser test needs Chromium: apt-get install chromium, or say where it is: make test CHROMIUM=/path/to/chrome"; exit 1; }
