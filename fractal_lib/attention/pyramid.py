@@ -24,7 +24,7 @@ __all__ = ["Pyramid"]
 
 
 class Pyramid:
-    """Values and their means over 2, 4, 8, ... neighbours: prepared once, read many times.
+    """Values and their means over 2, 4, 8 and more neighbours: prepared once, read many times.
 
     Args:
         values: (B, N, H) floating point; N >= 1 of any size.
