@@ -25,7 +25,7 @@ export HOME := $(CURDIR)/.venv/home
 endif
 
 # the tests of the house rather than of the library
-HOUSE := bookmap bundle colab executed layers names notebooks packaging page_meta prose_numbers
+HOUSE := bibliography bookmap bundle colab executed layers names notebooks packaging page_meta prose_numbers
 
 files = $(shell find $(1) -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
 # what a notebook's result depends on beside its own cells, and what the book is made of

@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from fractal_lib.benchmark.rivals import OUTSIDE
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 CORE = ["checks", "progress", "curves", "attention", "self_attention", "posterior"]
@@ -171,7 +173,16 @@ def promised():
 def test_torch_and_numpy_alone_are_required():
     assert [Requirement(line).name for line in PROJECT["dependencies"]] == ["torch", "numpy"]
     assert EXTRAS["all"] == ["fractal-lib[data,plot,train]"]
-    assert set(EXTRAS) == {"data", "plot", "train", "all"}
+    assert set(EXTRAS) == {"data", "plot", "train", "all", "rivals"}
+
+
+def test_rivals_from_outside_are_nobodys_need():
+    """They are timed where they are installed; a row says where they are not."""
+    rivals = {canonicalize_name(Requirement(line).name) for line in EXTRAS["rivals"]}
+    asked = {canonicalize_name(name) for name in OUTSIDE.values()}
+    assert asked | {"pykeops", "h-transformer-1d", "local-attention"} == rivals
+    for name in ("requirements.txt", "constraints.txt", "oldest.txt"):
+        assert not rivals & listed(name).keys(), name
 
 
 def test_the_oldest_versions_promised_are_those_tested():

@@ -50,7 +50,7 @@ class MultilevelAttention(ContextAttention):
 
     Takes ``observed`` and ``times``. Complexity: (2w + 3) + (3w/2 + 4) ceil(log2(n / w)) reads of H
     numbers a query, twice that with expansion 1, after O(n H) once for the pyramid. Source:
-    Brandt and Lubrecht (1990), Hardy and Skeel (1994-2002) for multilevel summation; chapter
+    Brandt and Lubrecht (1990), Hardy et al. (2016) for multilevel summation; chapter
     ``start/ladder``.
 
     Raises:

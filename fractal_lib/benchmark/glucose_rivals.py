@@ -1,9 +1,10 @@
-"""What the latent SDE has to beat on the record of glucose: four rivals on one split, in mg/dl.
+"""What the latent SDE has to beat on the record of glucose: five rivals on one split, in mg/dl.
 
 A straight line between the readings of training, at their exact times; a local linear trend, and an
 autoregression about a mean, both smoothed by Kalman's equations on a grid of five minutes and read
-between its rows. Each is fitted to all readings that `glucose_split` leaves, and is judged on the
-others: those held out one by one, and stretches of 1, 3 and 12 hours.
+between its rows; and a Gaussian process at the exact times, whose cost is linear in the rows. Each
+is fitted to all readings that `glucose_split` leaves, and is judged on the others: those held out
+one by one, and stretches of 1, 3 and 12 hours.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from fractal_lib.benchmark import celerite_rivals
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.rivals import (
     Predicted,
     distances,
     judge,
     left_out_mse,
+    missing,
+    outside_versions,
     print_run,
     structural_model,
 )
@@ -109,6 +113,7 @@ RIVALS: dict[str, Callable[[IrregularSeries, np.ndarray], Predicted]] = {
     "structural model": structural,
     "autoregression": autoregression,
     "autoregression with a daily season": daily,
+    "celerite2": celerite_rivals.glucose,
 }
 
 
@@ -124,7 +129,8 @@ def glucose_rivals(
     readings: int | None = None,
     progress: bool = True,
 ) -> Iterator[dict]:
-    """Predict the held-out glucose by a line, a structural model and an autoregression.
+    """Predict the held-out glucose by a line, a structural model, an autoregression and
+    a Gaussian process.
 
     Args:
         seeds: of the split.
@@ -135,14 +141,15 @@ def glucose_rivals(
     Yields:
         ``runs`` so far, in mg/dl: for each rival and seed a ``report`` of `scores` by part, by the
         length of what was hidden, seconds by the wall and CPU seconds, and what the rival says of
-        itself.
+        itself; of one from outside that is not installed, a ``note`` that says so.
 
     Raises:
         ImportError: if statsmodels or bokeh_sampledata is missing.
 
     Source: chapter ``posterior/real_series``.
     """
-    runs, todo = [], [(name, seed) for name in only or RIVALS for seed in seeds]
+    names = only or RIVALS
+    runs, todo = [], [(name, seed) for name in names for seed in seeds]
     with progress_bar(len(todo), "glucose-rivals", progress) as step:
         for name, seed in todo:
             record, train, parts = glucose_split(seed)
@@ -156,8 +163,10 @@ def glucose_rivals(
             )
             predict = partial(RIVALS[name], seen, train)
             run = {"rival": name, "seed": seed}
-            run |= judge(predict, truth, {k: part[some] for k, part in parts.items()})
+            why_not, part = missing(name), {k: rows[some] for k, rows in parts.items()}
+            run |= {"note": why_not} if why_not else judge(predict, truth, part)
             print_run(f"{name}, seed {seed}", run)
             runs.append(run)
             step(name)
-            yield {"unit": record.unit, "seeds": list(seeds), "runs": runs}
+            more = {"versions": outside_versions(names)}
+            yield {"unit": record.unit, "seeds": list(seeds), "runs": runs} | more

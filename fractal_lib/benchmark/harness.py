@@ -2,13 +2,13 @@
 
 import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import cycle
 from types import FunctionType
 
 import torch
 from torch import Tensor
 
+from fractal_lib.benchmark.keops import OTHERS, outside
 from fractal_lib.benchmark.machine import check_device, free_memory, positive, threads_of
 from fractal_lib.benchmark.methods import Method, methods, reference_extra
 from fractal_lib.benchmark.registry import case
@@ -31,8 +31,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 @case(
     "context-attention",
     records="cpu-attention*",
-    choices={"dtype": list(DTYPES)},
-    speed={"seconds": 0.5},
+    choices={"dtype": list(DTYPES), "others": list(OTHERS)},
+    speed={"seconds": 0.5, "others": tuple(OTHERS)},
 )
 def benchmark_attention_methods(
     sizes: Sequence[int] = (100, 1_000, 10_000),
@@ -46,6 +46,7 @@ def benchmark_attention_methods(
     dtype: str = "float32",
     slope: bool = False,
     only: Sequence[str] | None = None,
+    others: Sequence[str] = (),
     progress: bool = True,
 ) -> list[dict]:
     """Time every way to read a context at one t per sample, with its error. Prints a table.
@@ -65,6 +66,8 @@ def benchmark_attention_methods(
         dtype: of the rows, "float32" or "bfloat16".
         slope: time the derivative in t too, by forward mode; eager forms alone.
         only: these methods alone.
+        others: by these packages too, in eager form; KeOps makes and compiles its code at the first
+            call, before the clock. Of one that is not installed a ``note`` says so.
         progress: show a bar on stderr (with tqdm if it is installed).
 
     Returns:
@@ -86,7 +89,11 @@ def benchmark_attention_methods(
     >>> records[0].keys() >= {"method", "n", "form", "reads", "distinct", "seconds", "error"}
     True
     """
-    make = partial(methods, only=only, slope=slope)
+
+    def make(rows: Tensor, queried: list[Tensor]) -> Iterable[Method]:
+        yield from methods(rows, queried, only, slope)
+        yield from outside(rows, queried, others, slope)
+
     settings = (sizes, batch, hidden, device, compile, threads, seconds, queries, progress)
     return run(make, *settings, dtype=DTYPES[dtype])
 
@@ -170,14 +177,15 @@ def _warm_up(
     records = []
     for method in rivals:
         needed, free = method.keeps + method.extra, free_memory(device)
-        context = method.build(rows) if needed < free else None
+        context = method.build(rows) if needed < free and not method.missing else None
         for form in ("eager", "compiled") if compile and method.compiles else ("eager",):
             record = {"n": n, "method": method.name, "form": form, "reads": method.reads}
             record |= {"distinct": method.reads if method.distinct is None else method.distinct}
             record |= {"seconds": None, "iqr": None, "speedup": None, "error": None}
             record |= {"bound": method.bound, "note": ""}
             if context is None:
-                record["note"] = f"needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} free"
+                short = f"needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} free"
+                record["note"] = method.missing or short
             else:
                 out = turns.add((method.name, form), _call(method, form, context))
                 record["error"], record["note"] = _error(method, out, exact.get(method.exact))

@@ -96,6 +96,7 @@ class Method(NamedTuple):
         relative: whether errors are shares of the largest exact value.
         distinct: of what it reads, how many are different, on average over the samples; None if
             all are.
+        missing: why it cannot be run here, in one sentence, or "".
     """
 
     name: str
@@ -112,6 +113,7 @@ class Method(NamedTuple):
     compiles: bool = True
     relative: bool = False
     distinct: float | None = None
+    missing: str = ""
 
 
 def with_slope(call: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:

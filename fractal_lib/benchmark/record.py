@@ -89,7 +89,7 @@ def identity(row: dict) -> dict:
     return {key: row[key] for key in IDENTITY if key in row}
 
 
-WHICH = {"sizes", "only", "names"}
+WHICH = {"sizes", "only", "others", "names"}
 """Settings that say which rows are made, and not how."""
 
 
@@ -120,11 +120,21 @@ def add_to(old: dict, payload: dict) -> dict:
     >>> old = {"date": "then", "device": "CPU", "rows": [{"n": 1, "s": 1}, {"n": 2, "s": 1}]}
     >>> add_to(old, {"rows": [{"n": 2, "s": 5}]})["rows"]
     [{'date': 'then', 'device': 'CPU', 'n': 1, 's': 1}, {'n': 2, 's': 5}]
+
+    A row that says only why it was not made replaces none that was; fitted slopes are kept too.
+
+    >>> add_to(old, {"rows": [{"n": 2, "note": "needs a package"}]})["rows"][1]["s"]
+    1
     """
     made = {key: old[key] for key in ("date", "device")}
     merged = {json.dumps(identity(row)): made | row for row in rows(old)}
-    merged |= {json.dumps(identity(row)): row for row in rows(payload)}
-    return payload | {"rows" if "rows" in payload else "runs": list(merged.values())}
+    for row in rows(payload):
+        name, left_out = json.dumps(identity(row)), row.get("note") and row.get("seconds") is None
+        if name not in merged or not left_out:
+            merged[name] = row
+    slopes = old.get("slopes", {}) | payload.get("slopes", {})
+    found = {"rows" if "rows" in payload else "runs": list(merged.values())}
+    return payload | found | ({"slopes": slopes} if slopes else {})
 
 
 def names(pattern: str = "*") -> list[str]:

@@ -1,7 +1,8 @@
 """What the rivals of the posterior share: the straight line's errors, and how a run is judged."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,20 @@ from fractal_lib.checks import optional
 from fractal_lib.inference.metrics import scores
 
 __all__ = [
+    "OUTSIDE",
     "SHORT",
     "distances",
     "hole_lengths",
     "judge",
     "left_out_mse",
+    "missing",
+    "outside_versions",
     "print_run",
     "structural_model",
 ]
+
+OUTSIDE = {"celerite2": "celerite2"}
+"""Rivals that no other extra brings: by name, the module; `pip install fractal-lib[rivals]`."""
 
 SHORT = 16  # rows in a hole at most that is called short: of the long series twice the mean
 
@@ -33,6 +40,29 @@ def structural_model(values: np.ndarray, level: str, **components: Any) -> Any:
     """
     name = "statsmodels.tsa.statespace.structural"
     return optional(name, "this rival").UnobservedComponents(values, level, **components)
+
+
+def missing(rival: str) -> str:
+    """Why a rival of `OUTSIDE` cannot run here, in one sentence; "" if it can, or is none of them.
+
+    >>> missing("linear interpolation")
+    ''
+    """
+    try:
+        if rival in OUTSIDE:
+            optional(OUTSIDE[rival], "this rival")
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
+def outside_versions(rivals: Iterable[str]) -> dict[str, str]:
+    """Versions of the packages that those of `OUTSIDE` among these rivals are.
+
+    >>> outside_versions(["linear interpolation"])
+    {}
+    """
+    return {name: version(name) for name in rivals if name in OUTSIDE and not missing(name)}
 
 
 def distances(known: np.ndarray, n: int) -> np.ndarray:
@@ -109,7 +139,10 @@ def judge(
 
 
 def print_run(title: str, run: dict) -> None:
-    """A run, a line for each part that was scored."""
+    """A run, a line for each part that was scored; or why there is none."""
+    if "note" in run:
+        print(f"{title}: left out: {run['note']}", flush=True)
+        return
     print(f"{title}: {run['cpu_s']} CPU seconds; {'; '.join(run['warnings']) or 'no warnings'}")
     for part, result in run["report"].items():
         words = "  ".join(f"{key} {value:.4g}" for key, value in result.items())

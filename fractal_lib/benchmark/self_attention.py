@@ -16,7 +16,7 @@ from fractal_lib.benchmark.machine import check_device, positive, threads_of
 from fractal_lib.benchmark.peak import peak_memory
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.timer import Turns
-from fractal_lib.benchmark.window_rivals import FORWARD_ONLY, WINDOWS_OF_OTHERS
+from fractal_lib.benchmark.window_rivals import FORWARD_ONLY, OTHERS, others_made
 from fractal_lib.self_attention import fractal_self_attention
 
 __all__ = ["Shape", "benchmark_self_attention", "draw", "relative_error", "rivals", "slopes"]
@@ -92,8 +92,8 @@ def draw(
 @case(
     "self-attention",
     records="self-attention-*",
-    choices={"others": list(WINDOWS_OF_OTHERS)},
-    speed={"sizes": (1_024, 4_096), "seconds": 0.5, "memory": False},
+    choices={"others": list(OTHERS), "only": [*rivals(Shape(1, 1, 8, 16, 4)), *OTHERS]},
+    speed={"sizes": (1_024, 4_096), "seconds": 0.5, "memory": False, "others": tuple(OTHERS)[1:]},
 )
 def benchmark_self_attention(
     sizes: Sequence[int] = (1_024, 4_096, 16_384),
@@ -108,6 +108,7 @@ def benchmark_self_attention(
     seconds: float = 1.0,
     memory: bool = True,
     others: Sequence[str] = (),
+    only: Sequence[str] | None = None,
     progress: bool = True,
 ) -> dict:
     """Time self-attention, full, window and fractal, with errors and peak memory. Prints a table.
@@ -124,7 +125,9 @@ def benchmark_self_attention(
         threads: of the CPU.
         seconds: measuring time for each, in three turns; a call is never cut short.
         memory: measure peak memory too, on a CPU in a process of its own for each.
-        others: the causal window by these packages too; FlexAttention compiles for each size.
+        others: by these packages too; FlexAttention compiles for each size. Of one that is not
+            installed a ``note`` says so.
+        only: these of the rest alone.
         progress: show a bar on stderr (with tqdm if it is installed).
 
     Returns:
@@ -146,7 +149,8 @@ def benchmark_self_attention(
     ['error', 'iqr', 'method', 'n', 'note', 'pass', 'peak', 'seconds', 'speedup']
     """
     shape = Shape(batch, heads, width, near, cells)
-    calls = rivals(shape) | {name: WINDOWS_OF_OTHERS[name](near) for name in others}
+    calls, notes = others_made(others, near)
+    calls = {k: call for k, call in rivals(shape).items() if not only or k in only} | calls
     positive(
         sizes=sizes,
         **{name: value for name, value in shape._asdict().items() if name != "cells"},
@@ -160,9 +164,9 @@ def benchmark_self_attention(
         print(_HEAD + "\n" + "-" * len(_HEAD))
         for n in sizes:
             turns = Turns[tuple[str, str]](threads)
-            of_size = _warm_up(n, shape, calls, full_to, device, memory, turns)
+            of_size = _warm_up(n, shape, calls, notes, full_to, device, memory, turns)
             timings = turns.measure(seconds, f"n = {n}", progress)
-            fill_in(of_size, timings, "pass", {name: _full_of(name) for name in calls})
+            fill_in(of_size, timings, "pass", {k: _full_of(k) for k in [*calls, *notes]})
             for record in of_size:
                 print(_line(record), flush=True)
             found += of_size
@@ -176,6 +180,7 @@ def _warm_up(
     n: int,
     shape: Shape,
     calls: dict[str, Attention],
+    notes: dict[str, str],
     full_to: int,
     device: str,
     memory: bool,
@@ -185,23 +190,23 @@ def _warm_up(
     with its error and its peak of memory.
     """
     records, inputs = [], draw(n, shape, device=device)
-    for name, call in calls.items():
-        timed = not name.startswith("full") or n <= full_to
+    for name in [*calls, *notes]:
+        note = notes.get(name, "")
+        if name.startswith("full") and n > full_to:
+            note = f"left out above n = {full_to}"
         error = {
-            keys: relative_error(call, draw(n, shape, keys, device), "causal" in name)
+            keys: relative_error(calls[name], draw(n, shape, keys, device), "causal" in name)
             for keys in KEYS
-            if timed
+            if not note
         }
         for kind in PASSES[:1] if name in FORWARD_ONLY else PASSES:
             record = {"n": n, "method": name, "seconds": None, "iqr": None, "speedup": None}
-            record |= {"error": error or None, "peak": None, "note": "", "pass": kind}
-            if not timed:
-                record["note"] = f"left out above n = {full_to}"
-            else:
-                turns.add((name, kind), partial(_pass(call, kind), *inputs))
-                if memory and name in rivals(shape):
-                    prepare = partial(_prepare, name, kind, n, shape, device)
-                    record["peak"] = peak_memory(prepare, device)
+            record |= {"error": error or None, "peak": None, "note": note, "pass": kind}
+            if not note:
+                turns.add((name, kind), partial(_pass(calls[name], kind), *inputs))
+            if not note and memory and name in rivals(shape):
+                prepare = partial(_prepare, name, kind, n, shape, device)
+                record["peak"] = peak_memory(prepare, device)
             records.append(record)
     return records
 

@@ -1,18 +1,19 @@
-"""The causal window of two blocks as others compute it: FlexAttention and the package
-local-attention.
+"""Self-attention as others compute it: the causal window of two blocks by FlexAttention and by the
+package local-attention, and a hierarchy of blocks.
 """
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from fractal_lib.benchmark.hierarchy_rival import hierarchical
 from fractal_lib.benchmark.transformer import Attend
 from fractal_lib.checks import optional
 
-__all__ = ["FORWARD_ONLY", "WINDOWS_OF_OTHERS", "flex_window", "local_window"]
+__all__ = ["FORWARD_ONLY", "OTHERS", "flex_window", "local_window", "others_made"]
 
 
 def flex_window(near: int, compiled: bool = True) -> Attend:
@@ -59,11 +60,29 @@ def local_window(near: int) -> Attend:
     )
 
 
-WINDOWS_OF_OTHERS: dict[str, Callable[[int], Attend]] = {
+OTHERS: dict[str, Callable[[int], Attend]] = {
     "FlexAttention, causal": flex_window,
     "local-attention, causal": local_window,
+    "h-transformer-1d": hierarchical,
+    "h-transformer-1d, causal": partial(hierarchical, causal=True),
 }
 """By name: what makes one for a ``near``."""
+
+
+def others_made(names: Sequence[str], near: int) -> tuple[dict[str, Attend], dict[str, str]]:
+    """Those of `OTHERS` that are named, and of each whose package is not installed a sentence.
+
+    >>> others_made([], 64)
+    ({}, {})
+    """
+    made, notes = {}, {}
+    for name in names:
+        try:
+            made[name] = OTHERS[name](near)
+        except ImportError as error:
+            notes[name] = str(error)
+    return made, notes
+
 
 FORWARD_ONLY = ("FlexAttention, causal",)
 """What cannot be trained on a CPU."""

@@ -252,7 +252,7 @@ def dragon_boundary(order: int) -> Tensor:
     Raises:
         ValueError: if ``order`` is outside [0, 30].
 
-    Complexity: O(2**order) time and memory. Source: Chang and Zhang (2000); chapter
+    Complexity: O(2**order) time and memory. Source: Chang and Zhang (1999); chapter
     ``gallery/dragon``.
 
     >>> [len(dragon_boundary(order)) for order in range(9)]

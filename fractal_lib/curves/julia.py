@@ -137,7 +137,7 @@ def escape_radius(c: complex) -> float:
     Raises:
         ValueError: if ``c`` is not finite.
 
-    Source: Falconer, Fractal Geometry (2003), chapter 14; chapter ``gallery/julia``.
+    Source: Falconer, Fractal Geometry (2014), chapter 14; chapter ``gallery/julia``.
 
     >>> escape_radius(-6), escape_radius(2j)
     (3.0, 2.0)
@@ -265,7 +265,7 @@ def julia_dimension(c: float, levels: int = 16) -> float:
     Raises:
         ValueError: if ``c`` is not a finite real number <= -2, or ``levels`` outside [2, 24].
 
-    Complexity: O(2**levels). Source: R. Bowen, Hausdorff dimension of quasi-circles (1979); chapter
+    Complexity: O(2**levels). Source: Bowen (1979), and Ruelle (1982) for Julia sets; chapter
     ``gallery/julia``.
 
     >>> round(julia_dimension(-6), 9)

@@ -27,7 +27,7 @@ def scores(mean: Any, std: Any, truth: Any) -> dict[str, float]:
         ValueError: for shapes that differ, nothing at all, a mean or truth that is not finite, or a
             std that is not positive and finite.
 
-    Source: Gneiting and Raftery (2007), equation 21 for the CRPS of a Gaussian. Complexity: O(n).
+    Source: Gneiting and Raftery (2007), section 4.2 for the CRPS of a Gaussian. Complexity: O(n).
 
     >>> perfect = scores([0.0, 0.0, 0.0, 0.0], np.ones(4), np.array([-1.0, 0.0, 1.0, 2.0]))
     >>> {name: round(value, 3) for name, value in perfect.items()}
