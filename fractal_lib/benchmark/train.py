@@ -34,7 +34,7 @@ def train(
     lr: float | None = None,
     weight_decay: float | None = None,
     levels: int | None = None,
-    paths: int = 0,
+    sampled: int = 0,
     device: str = "cpu",
     threads: int = 1,
     checkpoint: Path | None = None,
@@ -56,8 +56,8 @@ def train(
         part: what it is judged by, "test" or "validation" (lorenz).
         lr, weight_decay: instead of the task's own.
         levels: of the ladder, instead of all.
-        paths: so many of the learned prior are recorded too, and so many of the posterior of the
-            first series.
+        sampled: so many paths of the learned prior are recorded too, and so many of the posterior
+            of the first series.
         device: of torch, "cpu" or "cuda".
         threads: of the CPU.
         checkpoint: file to go on from, and to write.
@@ -66,8 +66,8 @@ def train(
     Returns:
         what is recorded: settings and plan, seconds by the wall and CPU seconds, peak memory in MB,
         the loss of each step (means of 50), and the task's report on data that were held out; with
-        hidden rows in the plan after `calibrate`, and before. With ``paths`` those, (paths, 101,
-        X) at even times from 0 to the end, as they would be observed without noise.
+        hidden rows in the plan after `calibrate`, and before. With ``sampled`` the ``paths``,
+        (sampled, 101, X) at even times from 0 to the end, as they would be observed without noise.
 
     Raises:
         ValueError: for names or settings that do not exist. Diverged: if training does.
@@ -100,7 +100,9 @@ def train(
             numbers = calibrate(model, chosen.train, chosen.plan.hiding)
             calibrated = {"calibration": numbers, "before_calibration": report}
             report = chosen.report(model)
-        drawn = {"paths": _paths(model, chosen.train, paths, seed)} if paths else {}
+        drawn = {}
+        if sampled:
+            drawn = {"sampled": sampled, "paths": _paths(model, chosen.train, sampled, seed)}
     plan = asdict(chosen.plan)
     result = {
         "task": task,

@@ -133,10 +133,10 @@ def test_the_seed_of_a_task_decides_what_is_hidden(name):
 
 def test_paths_are_recorded_when_they_are_asked_for():
     plain = train("ou", steps=2, progress=False)
-    found = train("ou", steps=2, paths=3, progress=False)
+    found = train("ou", steps=2, sampled=3, progress=False)
     assert "paths" not in plain and found["report"] == plain["report"]
     channels = TASKS["ou"]().train.channels
     for drawn in found["paths"].values():
         assert torch.tensor(drawn).shape == (3, 101, channels)
-    again = train("ou", steps=2, paths=3, progress=False)
+    again = train("ou", steps=2, sampled=3, progress=False)
     assert again["paths"] == found["paths"]
