@@ -120,6 +120,9 @@ def test_a_listed_figure_must_be_the_value_of_its_expression(listed):
     assert len(unbacked(pages, listed())) == 1
     assert unbacked(pages, listed(entry % "4 * 1.31")) == []
     assert len(unbacked(pages, listed(entry % "4 * 1.35"))) == 1
+    assert unbacked(pages, listed(entry % "near(2.7, 5.2)")) == []
+    assert len(unbacked(pages, listed(entry % "near(2.5, 5.2)"))) == 1
+    assert len(unbacked(pages, listed(entry % "near(2.7, 5.3)"))) == 1
     assert "KeyError" in unbacked(pages, listed(entry % 'load("hilbert-cpu")["gone"]'))[-1]
 
 

@@ -163,8 +163,7 @@ class Listed:
                 try:
                     if "is" in entry:
                         printed = lambda pattern, page=name: self.printed(pattern, page)  # noqa: E731
-                        known = {"load": load, "math": math, "printed": printed}
-                        values = eval(str(entry["is"]), known)
+                        values = eval(str(entry["is"]), KNOWN | {"printed": printed})
                     elif "line" in entry:
                         values = set(self.line(name, entry["line"], entry.get("in")))
                 except Exception as error:
@@ -220,10 +219,18 @@ def accepted(page: Page, index: int, figure: Figure, listed: Listed) -> bool:
     return page.backed(index, figure) is not None if verdict is None else verdict
 
 
+def near(value: float, figure: float) -> float:
+    """The figure, if a number that machines differ in is within a factor of two."""
+    return figure if figure / 2 < value < 2 * figure else value
+
+
 @cache
 def load(name: str) -> dict:
     """A record by its name."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+KNOWN = {"load": load, "near": near, "math": math}
 
 
 def book(folder: Path = CACHE) -> dict[str, Page]:
@@ -276,19 +283,14 @@ def main() -> int:
         count = attack(every, listed)
         for digits in sorted({d for _, d in count}):
             tried, passed = count["tried", digits], count["passed", digits]
-            print(
-                f"{digits} digits: {passed:5} of {tried:5} wrong figures pass, {passed / tried:.1%}"
-            )
+            print(f"{digits} digits: {passed:5} of {tried:5} wrong ones pass, {passed / tried:.1%}")
         tried, passed = (
             sum(v for (w, _), v in count.items() if w == what) for what in ("tried", "passed")
         )
         print(f"in all:   {passed:5} of {tried:5}, {passed / tried:.1%}")
         return 0
-    found = unbacked(every, listed)
-    print(
-        "\n".join(found)
-        or f"{sum(1 for p in every.values() for _ in p.figures())} figures, all backed"
-    )
+    found, count = unbacked(every, listed), sum(len(list(p.figures())) for p in every.values())
+    print("\n".join(found) or f"{count} figures, all backed")
     return min(len(found), 1)
 
 
