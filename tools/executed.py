@@ -62,6 +62,7 @@ def fill(paths: list[Path], folder: Path = CACHE) -> list[str]:
             cache.match_cache_notebook(nbformat.read(path, as_version=4))
         except KeyError:
             missing.append(path)
+    missing.sort(key=lambda path: -path.stat().st_size)  # long ones first: the workers end together
     try:
         done = ThreadPoolExecutor(WORKERS).map(execute, missing)
         for path, (nb, seconds, trouble) in zip(missing, done, strict=True):
