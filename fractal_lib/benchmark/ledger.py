@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fractal_lib.benchmark.record import load, names
+from fractal_lib.benchmark.record import load, names, rows
 from fractal_lib.benchmark.registry import CASES
 
 __all__ = ["Claim", "command_of", "records_table", "table", "verdict"]
@@ -137,6 +137,8 @@ def command_of(name: str) -> str:
     plan = {key: value for key, value in run.get("plan", {}).items() if key in OF_PLAN}
     given = {key: run[key] for key in case.settings if key in run and key != "device"}
     given |= plan | run.get("settings", {})
+    if "sizes" in case.settings:  # of all rows, whichever of them the last run added
+        given["sizes"] = sorted({row["n"] for row in rows(run)})
     words = ["python -m fractal_lib.benchmark run", case.name]
     for key, (_, default) in case.settings.items():
         if key in ("progress", "only", "names", "checkpoint", "date"):
