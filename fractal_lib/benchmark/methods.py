@@ -167,11 +167,7 @@ def methods(
             continue
         if not slope:
             yield method
-        elif method.call not in (
-            sdpa_with_bias,
-            _gather,
-            _copied,
-        ):  # without a derivative in forward mode
+        elif method.call not in NO_FORWARD_MODE:
             wrapped = {"call": with_slope(method.call), "exact": reference_with_slope}
             yield method._replace(**wrapped, bound=None, compiles=False)
 
@@ -267,3 +263,6 @@ def _places(attention: FractalAttention, t: Tensor, n: int) -> Tensor:
 def _gather(flat: Tensor, places: Tensor) -> Tensor:
     """The floor under any reader of these rows: they are copied out, and nothing is summed."""
     return flat.index_select(0, places)
+
+
+NO_FORWARD_MODE = (sdpa_with_bias, _gather, _copied)

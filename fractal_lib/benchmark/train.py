@@ -12,6 +12,7 @@ from fractal_lib.benchmark.real_tasks import TASKS
 from fractal_lib.benchmark.registry import case
 from fractal_lib.benchmark.tasks import POSTERIORS
 from fractal_lib.benchmark.timer import Clock
+from fractal_lib.checks import as_int
 from fractal_lib.posterior import LadderPosterior, LatentSDE, Observations, calibrate
 from fractal_lib.posterior.training import fit
 
@@ -77,6 +78,7 @@ def train(
     >>> result["plan"]["steps"], sorted(result["report"])
     (2, ['kl_initial', 'kl_path', 'negative_elbo', 'nll', 'standard_error'])
     """
+    sampled = as_int(sampled, "sampled", least=0)
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     settings = _of_task(task, seed, n=n, noise=noise, year=year, binned=binned, part=part)

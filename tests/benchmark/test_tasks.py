@@ -138,5 +138,7 @@ def test_paths_are_recorded_when_they_are_asked_for():
     channels = TASKS["ou"]().train.channels
     for drawn in found["paths"].values():
         assert torch.tensor(drawn).shape == (3, 101, channels)
+    with pytest.raises(ValueError, match="expected sampled of at least 0, got -1"):
+        train("ou", steps=2, sampled=-1)
     again = train("ou", steps=2, sampled=3, progress=False)
     assert again["paths"] == found["paths"]
